@@ -1,0 +1,3 @@
+"""EverCLIP: teach a CLIP model task after task, without forgetting and without losing zero-shot."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,5 @@
+"""`python -m everclip` is the command `everclip`."""
+
+from everclip.cli import main
+
+main()

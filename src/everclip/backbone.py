@@ -1,0 +1,306 @@
+"""One CLIP for every method: loading, encoding, the blocks of both towers, the evaluation view.
+
+A `Backbone` wraps an open_clip model and adds what open_clip leaves to its callers: one name for every source of
+weights, text cut to the longest prompt of a batch where that is exact, bf16 autocast inside `encode_*`, and a digest of
+the weights by which caches and checkpoints recognize the model.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import hashlib
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+import open_clip
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from open_clip.transformer import text_global_pool
+from PIL import Image
+from torch import Tensor, nn
+
+from everclip.errors import EverclipError, InputError
+
+Precision = Literal["float32", "bf16"]
+
+EMBEDDED = "embedded"
+RANDOM = "random"
+
+
+@dataclass(frozen=True)
+class View:
+    """The evaluation transform of a model up to uint8: an image of any size in, the S × S crop the tower sees out."""
+
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    resize_mode: str
+
+    @property
+    def key(self) -> str:
+        """What decides the pixels of the view; part of the key of every cache built on it."""
+        return f"{self.size}-{self.interpolation}-{self.resize_mode}"
+
+    @cached_property
+    def _transforms(self) -> list:
+        config = PreprocessCfg(
+            size=self.size, interpolation=self.interpolation, resize_mode=self.resize_mode, mean=self.mean, std=self.std
+        )
+        # open_clip's own pipeline without its last two steps (to float, normalize): those belong on the device.
+        return image_transform_v2(config, is_train=False).transforms[:-2]
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Resize and crop an RGB image to (S, S), exactly as open_clip's evaluation transform does."""
+        for transform in self._transforms:
+            image = transform(image)
+        return image
+
+
+class Backbone(nn.Module):
+    """A CLIP-type model with both towers, its tokenizer and its evaluation view.
+
+    Args:
+        model: an open_clip `CLIP` or `CustomTextCLIP` (ViT or SigLIP type).
+        tokenizer: maps a list of strings to token ids (P, context).
+        name: the name it was loaded under (see `Backbone.load`).
+        precision: `float32`, or `bf16` for autocast inside `encode_image` and `encode_text`; weights stay float32 and
+            features come back as float32.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer, name: str, precision: Precision = "float32") -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.name = name
+        self.precision = precision
+        # CustomTextCLIP keeps its text tower in `.text`; CLIP spreads it over the model itself.
+        self._text_holder = "text" if hasattr(model, "text") else ""
+        preprocess = open_clip.get_model_preprocess_cfg(model)
+        size = preprocess.get("size", 224)
+        width, height = (size, size) if isinstance(size, int) else size
+        if width != height:
+            raise InputError(f"backbone '{name}' wants {height}×{width} images; only square inputs are supported.")
+        self.view = View(
+            size=int(width),
+            mean=tuple(preprocess["mean"]),
+            std=tuple(preprocess["std"]),
+            interpolation=preprocess.get("interpolation", "bicubic"),
+            resize_mode=preprocess.get("resize_mode", "shortest"),
+        )
+        self.register_buffer("_mean", torch.tensor(self.view.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("_std", torch.tensor(self.view.std).view(1, 3, 1, 1), persistent=False)
+
+    @classmethod
+    def load(cls, name: str, device: str | torch.device = "cpu", precision: Precision = "float32") -> Backbone:
+        """Load a backbone by name, frozen and in evaluation mode.
+
+        Args:
+            name: `embedded`, the small CLIP of the package · `ARCH/TAG`, an open_clip architecture and one of its
+                pretrained tags (`ViT-B-16/openai`) · `ARCH/FILE`, the same with a local checkpoint ·
+                `ARCH/random`, seeded random weights · `hf-hub:ORG/NAME` · a folder that holds
+                `open_clip_config.json` and its weights.
+            device: where the model goes.
+            precision: see `Backbone`.
+
+        Raises:
+            InputError: no such architecture, tag, file or folder.
+            EverclipError: the weights could not be downloaded or read.
+        """
+        source, kwargs = _resolve(name)
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)  # `random` weights, and any weight a checkpoint leaves out, are reproducible
+                model = open_clip.create_model(source, load_weights=kwargs.pop("load_weights", True), **kwargs)
+            tokenizer = open_clip.get_tokenizer(source)
+        except (OSError, RuntimeError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())
+            raise EverclipError(f"backbone '{name}' could not be loaded: {reason}") from error
+        backbone = cls(model, tokenizer, name, precision).to(device)
+        return backbone.requires_grad_(False).eval()
+
+    # -- encoding ------------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self._mean.device
+
+    @property
+    def embed_dim(self) -> int:
+        """Width D of the joint embedding space."""
+        visual = self.model.visual
+        if hasattr(visual, "output_dim"):
+            return int(visual.output_dim)
+        with torch.no_grad():
+            return self.encode_image(self._mean.new_zeros(1, 3, self.view.size, self.view.size)).shape[-1]
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """s = exp(logit_scale), the inverse temperature of the logits; never trained."""
+        return self.model.logit_scale.detach().float().exp().reshape(())
+
+    def _autocast(self) -> AbstractContextManager:
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """uint8 images (B, 3, S, S) in 0..255 → normalized float32 pixels on the model's device."""
+        return (images.to(self.device, non_blocking=True).float() / 255 - self._mean) / self._std
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """Normalized pixels (B, 3, S, S) → un-normalized image features (B, D), float32."""
+        with self._autocast():
+            return self.model.encode_image(pixels).float()
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """Token ids (P, context) → un-normalized text features (P, D), float32.
+
+        The context is cut to the longest prompt of the batch where that is exact: under a causal mask nothing after
+        the pooled EOT token can reach it. Other text towers (SigLIP attends both ways and pools the last position)
+        are encoded in full.
+        """
+        with self._autocast():
+            if not self.text_can_be_cut:
+                return self.model.encode_text(tokens).float()
+            text = self.text_tower
+            eot = _eot_position(tokens, text)
+            length = int(eot.max()) + 1
+            x = text.token_embedding(tokens[:, :length]) + text.positional_embedding[:length]
+            x = text.transformer(x, attn_mask=text.attn_mask[:length, :length])
+            # ln_final acts on each token alone, so pooling first is the same and P tokens instead of P·length.
+            x = text.ln_final(x[torch.arange(len(x), device=x.device), eot])
+            projection = text.text_projection
+            if projection is not None:
+                x = projection(x) if isinstance(projection, nn.Linear) else x @ projection
+            return x.float()
+
+    def tokenize(self, texts: list[str]) -> Tensor:
+        """Strings → token ids (P, context) on the model's device.
+
+        Raises:
+            InputError: a text is longer than the tower's context; cut silently it would be another prompt.
+        """
+        tokens = self.tokenizer(texts)
+        context = tokens.shape[1]
+        # A prompt that fills the whole context is suspicious: tokenize it again with room to spare and count.
+        full = (tokens != 0).all(dim=1).nonzero().flatten().tolist() if self.text_can_be_cut else []
+        for index in full:
+            if int((self.tokenizer([texts[index]], context_length=4 * context) != 0).sum()) > context:
+                raise InputError(
+                    f"the prompt '{texts[index][:80]}…' is longer than the {context} tokens that backbone "
+                    f"'{self.name}' reads; shorten the class name or the template."
+                )
+        return tokens.to(self.device)
+
+    # -- structure -----------------------------------------------------------------------------------------------
+
+    @property
+    def text_tower(self) -> nn.Module:
+        """The module that holds token embedding, transformer, final norm and projection of the text side."""
+        return self.model.get_submodule(self._text_holder)
+
+    @property
+    def text_can_be_cut(self) -> bool:
+        """True where cutting the context after the EOT token leaves the features unchanged."""
+        text = self.text_tower
+        return (
+            getattr(text, "attn_mask", None) is not None
+            and getattr(text, "cls_emb", None) is None
+            and _pool_type(text) in ("argmax", "eos")
+        )
+
+    @property
+    def image_blocks(self) -> list[nn.Module]:
+        """The residual attention blocks of the image tower, first to last. Tokens travel as (B, T, D)."""
+        visual = self.model.visual
+        for holder, attribute in ((visual, "transformer"), (visual, "trunk")):
+            tower = getattr(holder, attribute, None)
+            blocks = getattr(tower, "resblocks", None) or getattr(tower, "blocks", None)
+            if blocks is not None:
+                return list(blocks)
+        raise InputError(f"the image tower of '{self.name}' is not a vision transformer; its blocks can't be reached.")
+
+    @property
+    def text_blocks(self) -> list[nn.Module]:
+        """The residual attention blocks of the text tower, first to last. Tokens travel as (B, T, D)."""
+        blocks = getattr(getattr(self.text_tower, "transformer", None), "resblocks", None)
+        if blocks is None:
+            raise InputError(f"the text tower of '{self.name}' is not an open_clip transformer (no residual blocks).")
+        return list(blocks)
+
+    @property
+    def has_class_token(self) -> bool:
+        """Whether the image tower pools a class token (else routers read the mean token)."""
+        visual = self.model.visual
+        trunk = getattr(visual, "trunk", visual)
+        return getattr(trunk, "class_embedding", None) is not None or getattr(trunk, "cls_token", None) is not None
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over names, shapes and values of all weights: the identity that caches and checkpoints record.
+
+        Taken from the weights as loaded: a method trains a `clone`, never the backbone itself.
+        """
+        sha = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            sha.update(f"{name}{tuple(tensor.shape)}".encode())
+            sha.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+        return sha.hexdigest()[:32]
+
+    def clone(self) -> Backbone:
+        """A copy with its own weights, for methods that train them; tokenizer and view are shared."""
+        twin = Backbone(copy.deepcopy(self.model), self.tokenizer, self.name, self.precision)
+        return twin.to(self.device)
+
+
+def _pool_type(text: nn.Module) -> str:
+    return getattr(text, "text_pool_type", None) or getattr(text, "pool_type", "")
+
+
+def _eot_position(tokens: Tensor, text: nn.Module) -> Tensor:
+    """Index of the pooled token of each prompt, (P,)."""
+    positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+    eos = getattr(text, "text_eos_id", getattr(text, "eos_id", None))
+    return text_global_pool(positions, tokens, _pool_type(text), eos_token_id=eos)
+
+
+def _resolve(name: str) -> tuple[str, dict]:
+    """A backbone name → what open_clip's factory takes: (model name, keyword arguments)."""
+    if name == EMBEDDED:
+        return f"local-dir:{files('everclip') / 'embedded'}", {}
+    if name.startswith("hf-hub:"):
+        return name, {"require_pretrained": True}
+    folder = Path(name.removeprefix("local-dir:")).expanduser()
+    if name.startswith("local-dir:") or folder.is_dir():
+        if not (folder / "open_clip_config.json").is_file():
+            raise InputError(
+                f"backbone folder {folder} has no open_clip_config.json; point at an open_clip model folder."
+            )
+        return f"local-dir:{folder}", {"require_pretrained": True}
+    arch, _, weights = name.partition("/")
+    if arch not in open_clip.list_models():
+        close = difflib.get_close_matches(arch, open_clip.list_models(), n=4, cutoff=0.4)
+        hint = f"did you mean {', '.join(close)}?" if close else "see open_clip's list of models."
+        raise InputError(
+            f"backbone '{name}' is neither '{EMBEDDED}', an existing folder nor an open_clip architecture; {hint}"
+        )
+    if weights == RANDOM:
+        return arch, {"load_weights": False}
+    tags = open_clip.list_pretrained_tags_by_model(arch)
+    if weights in tags:
+        # open_clip only warns when a tag was trained with QuickGELU and the architecture says GELU: the published
+        # figures of `openai` weights need the former.
+        quick = bool(open_clip.get_pretrained_cfg(arch, weights).get("quick_gelu"))
+        return arch, {"pretrained": weights, "force_quick_gelu": quick}
+    if weights and Path(weights).expanduser().is_file():
+        return arch, {"pretrained": str(Path(weights).expanduser())}
+    what = f"has no pretrained weights '{weights}'" if weights else "needs the name of its weights"
+    valid = ", ".join([*tags, RANDOM])
+    raise InputError(f"backbone '{arch}' {what}; write {arch}/WEIGHTS with a checkpoint file or one of: {valid}.")

@@ -1,0 +1,88 @@
+"""The configuration of a run: typed sections that form one flat namespace, for recipes, `--set` and `config.yaml`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from everclip.backbone import EMBEDDED, Precision
+from everclip.errors import InputError
+from everclip.methods import MethodConfig, method_class
+from everclip.selectors import SelectorConfig, selector_class
+from everclip.streams import Protocol
+from everclip.training import TrainingConfig
+
+
+class Setup(BaseModel):
+    """What runs on what; the first part of every configuration."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: str = Field(description="see `everclip methods`")
+    stream: str = Field(description="KIND:A,B,…, for example folders:photos,paintings")
+    backbone: str = Field(EMBEDDED, description="embedded, ARCH/TAG, ARCH/FILE, hf-hub:ORG/NAME or a folder")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps, …")
+    precision: Precision = Field("float32", description="float32 or bf16 (autocast)")
+    workers: int = Field(2, ge=1, description="threads that decode and augment images; changes no result")
+
+
+HOW_NOT_WHAT = frozenset({"device", "workers"})
+"""Settings that a resume may change: they say how a run is computed, not what."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A complete, validated configuration. Its fields together form one flat namespace: see `flat`."""
+
+    setup: Setup
+    protocol: Protocol
+    training: TrainingConfig
+    settings: MethodConfig
+    selector_settings: SelectorConfig
+
+    @staticmethod
+    def of(values: Mapping[str, Any]) -> Config:
+        """Validate flat settings, the form that recipes, `--set` and `config.yaml` share.
+
+        Raises:
+            InputError: an unknown name or a bad value, repeated in one sentence with what is valid.
+        """
+        for needed in ("method", "stream"):
+            if not values.get(needed):
+                raise InputError(f"no {needed} is given; name one with --{needed} or in a recipe.")
+        method = method_class(str(values["method"]))
+        selector = selector_class(str(values.get("selector", Protocol().selector)))
+        models = (Setup, Protocol, TrainingConfig, method.Config, selector.Config)
+        known = [name for model in models for name in model.model_fields]
+        for name in values:
+            if name not in known:
+                raise InputError(f"'{name}' is no setting of method '{method.name}'; valid are: {', '.join(known)}.")
+        values = {**method.training_defaults, **values}
+        return Config(*(_validated(model, values) for model in models))
+
+    def flat(self) -> dict[str, Any]:
+        """All settings as one flat dictionary that `Config.of` reads back."""
+        parts = (self.setup, self.protocol, self.training, self.settings, self.selector_settings)
+        return {name: value for part in parts for name, value in part.model_dump().items()}
+
+
+def _validated(model: type[BaseModel], values: Mapping[str, Any]) -> Any:
+    try:
+        return model(**{name: value for name, value in values.items() if name in model.model_fields})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        reasons = " or ".join(dict.fromkeys(e["msg"] for e in error.errors() if e["loc"][0] == name))
+        help_line = model.model_fields[name].description
+        raise InputError(f"{name}={values[name]} is not valid: {reasons} ({name}: {help_line}).") from error
+
+
+def default_directory(config: Config) -> Path:
+    """Where a run goes when nobody says: `runs/STREAM/METHOD-seedN`."""
+    name = re.sub(r"[^\w.+-]+", "-", config.setup.stream).strip("-")[:60]
+    return Path("runs") / name / f"{config.setup.method}-seed{config.protocol.seed}"

@@ -1,0 +1,35 @@
+"""Image datasets: where images come from, how they are decoded, cached and augmented."""
+
+from everclip.data.augment import TrainingView, training_batch
+from everclip.data.cache import cache_dir, cache_key, embedding_cache
+from everclip.data.decode import IMAGE_SUFFIXES, load_rgb
+from everclip.data.embeddings import EmbeddingData, LabeledEmbeddings, read_embeddings
+from everclip.data.folders import FolderImages, ImageFolder, read_folder
+from everclip.data.images import DecodedImages, Images, View, ViewedImages, decoded, viewed
+from everclip.data.source import BadImage, ImageSource, few_shot, split
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "BadImage",
+    "DecodedImages",
+    "EmbeddingData",
+    "FolderImages",
+    "ImageFolder",
+    "ImageSource",
+    "Images",
+    "LabeledEmbeddings",
+    "TrainingView",
+    "View",
+    "ViewedImages",
+    "cache_dir",
+    "cache_key",
+    "decoded",
+    "embedding_cache",
+    "few_shot",
+    "load_rgb",
+    "read_embeddings",
+    "read_folder",
+    "split",
+    "training_batch",
+    "viewed",
+]

@@ -1,0 +1,80 @@
+"""The cache folder: content-addressed files that appear complete or not at all, and cached embeddings."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from everclip.errors import InputError
+from everclip.files import atomic_file
+
+
+def cache_dir() -> Path:
+    """Return `$EVERCLIP_CACHE`, else `$XDG_CACHE_HOME/everclip`, else `~/.cache/everclip`; may be absent."""
+    if chosen := os.environ.get("EVERCLIP_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "everclip"
+
+
+def cache_key(*parts: str | int) -> str:
+    """Return the hex BLAKE2b-128 of the parts in order; equal keys mean equal parts."""
+    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
+
+
+@contextlib.contextmanager
+def written_atomically(path: Path) -> Iterator[BinaryIO]:
+    """Open a new file that takes the place of `path` only when the block ends without an error.
+
+    See `everclip.files.atomic_file`; this one makes the folder as well.
+
+    Raises:
+        InputError: the cache folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as file:
+            yield file
+    except OSError as error:
+        raise InputError(
+            f"cannot write to the cache folder {path.parent} ({error.strerror}); "
+            "free space there or set EVERCLIP_CACHE to another folder"
+        ) from error
+
+
+def embedding_cache(key: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
+    """Return the array stored under a key, computing and storing it when there is none or it is broken.
+
+    Args:
+        key: a file name, e.g. a `cache_key` of the model, its weights and `Images.key`.
+        compute: returns the array, of any shape and any type but `object`.
+
+    Returns:
+        The stored array, memory-mapped and read-only.
+
+    Raises:
+        InputError: the cache folder cannot be written.
+    """
+    path = cache_dir() / "embeddings" / f"{key}.npy"
+    stored = _load(path)
+    if stored is None:
+        array = compute()
+        with written_atomically(path) as file:
+            np.save(file, array, allow_pickle=False)
+        stored = np.load(path, mmap_mode="r", allow_pickle=False)
+    return stored
+
+
+def _load(path: Path) -> np.ndarray | None:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception:
+        # numpy parses the header as Python text, so broken bytes raise anything. Whatever is wrong, a
+        # missing file included, the array is computed again.
+        return None

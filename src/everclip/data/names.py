@@ -1,0 +1,43 @@
+"""What every dataset must satisfy in its class names and prompt templates, wherever they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from everclip.errors import InputError
+
+DEFAULT_TEMPLATES = ("a photo of a {}.",)
+
+
+def check_class_names(class_names: Sequence[str], where: str) -> None:
+    """Require at least two class names, none empty and no two the same up to letter case and spaces.
+
+    Raises:
+        InputError: a sentence that begins with `where`, the file or folder the names come from.
+    """
+    if len(class_names) < 2:
+        raise InputError(f"{where} has {len(class_names)} class(es), but learning needs at least two; add another")
+    seen: dict[str, str] = {}
+    for name in class_names:
+        plain = " ".join(name.split()).casefold()
+        if not plain:
+            raise InputError(f"{where} has a class with an empty name; give it a name")
+        if plain in seen:
+            raise InputError(
+                f"{where} has two classes that are equal up to case and spaces, {seen[plain]!r} and {name!r}; "
+                "rename one or merge them"
+            )
+        seen[plain] = name
+
+
+def check_templates(templates: Sequence[str], where: str) -> None:
+    """Require at least one template and exactly one `{}`, the place of the class name, in each.
+
+    Raises:
+        InputError: a sentence that begins with `where`, the file the templates come from.
+    """
+    if not templates:
+        raise InputError(f"{where} has an empty list of templates; add one, such as {DEFAULT_TEMPLATES[0]!r}")
+    for template in templates:
+        if template.count("{}") != 1:
+            raise InputError(f"{where} has the template {template!r}; write exactly one {{}} where the class name goes")

@@ -1,0 +1,29 @@
+"""The demo: one small stream of drawn images, every kind of learner, side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from everclip import experiment
+from everclip.config import Config
+from everclip.display import Display
+from everclip.recipes import read_recipe
+from everclip.report import Comparison, compare
+
+METHODS = ("zero-shot", "finetune", "joint", "separate")
+
+
+def run(out: Path, display: Display) -> Comparison:
+    """Run the recipe `demo` with each method below `out` (going on where an earlier demo stopped) and compare."""
+    for method in METHODS:
+        display.note(f"— {method}")
+        config = Config.of({**read_recipe("demo"), "method": method})
+        experiment.run(config, out / method, resume=True, display=display)
+    comparison = compare([out / method for method in METHODS])
+    comparison.save(plot=out / "comparison.png")
+    return comparison
+
+
+def reports(out: Path) -> list[Path]:
+    """The pages of the demo's runs."""
+    return [out / method / "report.html" for method in METHODS]

@@ -1,0 +1,44 @@
+"""What a person sees while a run is under way: progress bars (loss, speed, time left) and lines of text."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class Display:
+    """Progress on a console, or nowhere.
+
+    Args:
+        quiet: show nothing.
+        console: where to; standard error by default, so that results alone go to standard output.
+    """
+
+    def __init__(self, quiet: bool = False, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True, quiet=quiet)
+
+    def note(self, text: str) -> None:
+        """Print a line."""
+        self.console.print(text, highlight=False, markup=False)
+
+    @contextlib.contextmanager
+    def bar(self, what: str, total: int | None = None) -> Iterator[Callable[[int, int], None]]:
+        """A bar for work counted in images; yields `update(done, total)`."""
+        with self._progress(TextColumn("")) as progress:
+            task = progress.add_task(what, total=total, visible=False)
+            yield lambda done, total: progress.update(task, completed=done, total=total, visible=True)
+
+    @contextlib.contextmanager
+    def training(self, what: str, total: int, done: int = 0) -> Iterator[Callable]:
+        """A bar for training steps; yields `advance(training.Progress)`."""
+        with self._progress(TextColumn("loss {task.fields[loss]:.3f}  {task.fields[speed]:.0f} images/s")) as progress:
+            task = progress.add_task(what, total=total, completed=done, loss=float("nan"), speed=0.0)
+            yield lambda now: progress.update(task, completed=now.step, loss=now.loss, speed=now.images_per_second)
+
+    def _progress(self, column: TextColumn) -> Progress:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), column, TimeRemainingColumn())
+        # Bars in a log file or a pipe are noise: there the notes tell the story.
+        return Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)

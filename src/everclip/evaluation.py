@@ -1,0 +1,157 @@
+"""From a learner and test images to correct or wrong, for every candidate set in one pass.
+
+For an image x, p(c|x) = Σ_t p(t|x) · softmax_t(c): the selector gives p(t|x) over the learned tasks and the original
+CLIP, and softmax_t scores all candidates under route t. A method with one answer for all tasks has one route and no
+selector. An image is embedded once per distinct route it takes, and never again while that route stays the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from everclip.data import Images, LabeledEmbeddings
+from everclip.faults import fault_point
+from everclip.features import embed_images
+from everclip.methods import ORIGINAL, Method
+from everclip.selectors import Selector, vote
+from everclip.streams import CANDIDATES, Protocol, TaskInfo
+
+VOTE_BATCH = 128
+"""Images per vote under batch routing (the published code's test batch)."""
+ROUTE_FLOOR = 0.01
+"""Routes an image takes with less probability than this are not computed for it."""
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """A task's test images: what evaluation looks at."""
+
+    __test__ = False  # not a test class, whatever its name says to pytest
+
+    info: TaskInfo
+    data: Images | LabeledEmbeddings
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Answers on one test set of N images.
+
+    Attributes:
+        correct: per candidate set (N,) bool; right means the right (task, class) pair.
+        by_name: the same, but a class of another task with the right name counts as right.
+        routes: (T + 1,) int64, images per learned task by largest p(t|x), zero-shot last; None without routes.
+    """
+
+    correct: dict[str, np.ndarray]
+    by_name: dict[str, np.ndarray]
+    routes: np.ndarray | None
+
+
+class Evaluator:
+    """Judges a method on all test sets of a stream.
+
+    Args:
+        tests: the test sets, stream order; their classes together are the candidate set `all`.
+        method: the learner.
+        selector: used where the method has routes.
+        protocol: decides routing.
+    """
+
+    def __init__(self, tests: list[TestSet], method: Method, selector: Selector, protocol: Protocol) -> None:
+        self.tests = tests
+        self.method = method
+        self.selector = selector
+        self.protocol = protocol
+        sizes = [len(test.info.class_names) for test in tests]
+        self._offsets = np.cumsum([0, *sizes])
+        self._owner = torch.repeat_interleave(torch.arange(len(tests)), torch.tensor(sizes))
+        names = [name.strip().casefold() for test in tests for name in test.info.class_names]
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+        self._name_of = torch.tensor([numbers[name] for name in names])
+        self._embeddings: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}
+
+    @torch.no_grad()
+    def row(self, learned: int, advance: Callable[[int], None] = lambda images: None) -> list[Outcome]:
+        """Judge the current state on every test set.
+
+        Args:
+            learned: how many tasks of the stream are learned; decides the candidate set `seen`.
+            advance: told the number of images after each test set.
+        """
+        self.method.eval()
+        routes = range(learned) if self.method.routed else (0,)
+        current = {self.method.route_key(route) for route in routes}
+        self._embeddings = {key: value for key, value in self._embeddings.items() if key[1] in current}
+        banks: dict[int, Tensor] = {}
+        outcomes = []
+        for index, test in enumerate(self.tests):
+            fault_point("evaluate test set")
+            outcomes.append(self._judge(index, test, learned, banks))
+            advance(len(test.data.labels))
+        return outcomes
+
+    def _judge(self, index: int, test: TestSet, learned: int, banks: dict[int, Tensor]) -> Outcome:
+        count = len(test.data.labels)
+        shares, routes = self._shares(index, test, count)
+        masks = self._candidate_masks(index, learned)
+        scores = {name: torch.zeros(count, int(mask.sum())) for name, mask in masks.items()}
+        for route, share in shares.items():
+            rows = (share > 0).nonzero().flatten()
+            if len(rows) == 0:
+                continue
+            if route not in banks:
+                banks[route] = torch.cat([self.method.classifier(t.info, route).float().cpu() for t in self.tests])
+            embeddings = self._embed(index, test, route, rows)
+            logits = self.method.backbone.logit_scale.cpu() * embeddings @ banks[route].T
+            for name, mask in masks.items():
+                scores[name][rows] += share[rows, None] * logits[:, mask].softmax(dim=1)
+        truth = torch.from_numpy(np.asarray(test.data.labels)) + int(self._offsets[index])
+        correct, by_name = {}, {}
+        for name, mask in masks.items():
+            answer = mask.nonzero().flatten()[scores[name].argmax(dim=1)]
+            correct[name] = (answer == truth).numpy()
+            by_name[name] = (self._name_of[answer] == self._name_of[truth]).numpy()
+        return Outcome(correct, by_name, routes)
+
+    def _shares(self, index: int, test: TestSet, count: int) -> tuple[dict[int, Tensor], np.ndarray | None]:
+        """p(t|x) as route → (count,), with what is below the floor dropped, and the table of chosen routes."""
+        if not self.method.routed:
+            return {0: torch.ones(count)}, None
+        features = self.method.features.images(test.data) if self.selector.reads_features else None
+        p = self.selector.probabilities(features, count, truth=index).cpu()
+        if self.protocol.routing == "batch":
+            p = vote(p, VOTE_BATCH)
+        chosen = torch.bincount(p.argmax(dim=1), minlength=p.shape[1]).numpy()
+        p = torch.where(p < ROUTE_FLOOR, 0.0, p)
+        p = p / p.sum(dim=1, keepdim=True)
+        columns = [*(task.index for task in self.selector.tasks), ORIGINAL]
+        return {route: p[:, column] for column, route in enumerate(columns)}, chosen
+
+    def _candidate_masks(self, index: int, learned: int) -> dict[str, Tensor]:
+        own = self._owner == index
+        masks = {"task": own, "seen": own | (self._owner < learned), "all": torch.ones_like(own)}
+        return {name: masks[name] for name in CANDIDATES}
+
+    def _embed(self, index: int, test: TestSet, route: int, rows: Tensor) -> Tensor:
+        """Normalized embeddings of some images of a test set under a route, each computed once per `route_key`."""
+        key = self.method.route_key(route)
+        if key == "original":
+            return F.normalize(self.method.features.images(test.data)[rows], dim=-1)
+        if (index, key) not in self._embeddings:
+            count = len(test.data.labels)
+            width = self.method.backbone.embed_dim
+            self._embeddings[index, key] = (torch.zeros(count, width), torch.zeros(count, dtype=torch.bool))
+        embeddings, done = self._embeddings[index, key]
+        missing = rows[~done[rows]]
+        if len(missing):
+            encode = partial(self.method.embed, route=route)
+            embeddings[missing] = embed_images(test.data, encode, self.method.backbone, missing.numpy())
+            done[missing] = True
+        return embeddings[rows]

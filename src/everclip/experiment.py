@@ -1,0 +1,402 @@
+"""One method over one stream: configuration in, run directory out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from everclip import __version__
+from everclip.backbone import Backbone
+from everclip.config import HOW_NOT_WHAT, Config
+from everclip.data import Images, LabeledEmbeddings, decoded, viewed
+from everclip.display import Display
+from everclip.errors import InputError
+from everclip.evaluation import Evaluator, Outcome, TestSet
+from everclip.features import FrozenFeatures
+from everclip.methods import Method, method_class
+from everclip.methods.zero_shot import ZeroShot
+from everclip.report import load_run, render, summarize
+from everclip.runs import RunDirectory, State
+from everclip.selectors import Selector, selector_class
+from everclip.streams import CANDIDATES, Stream, Task, open_stream
+from everclip.training import Position, Trainer, TrainingSet
+
+TRAINING_IMAGE_SCALE = 2
+"""Decoded training images are kept at up to this many times the tower's input size: enough for every crop."""
+
+
+def run(config: Config, out: Path, resume: bool = False, display: Display | None = None) -> dict[str, Any]:
+    """Run an experiment, or go on with one.
+
+    Args:
+        config: what to run.
+        out: the run directory.
+        resume: go on with the run that `out` holds (starts it where there is none, returns at once where it is done).
+        display: shows progress.
+
+    Returns:
+        The content of `results.json`.
+
+    Raises:
+        InputError: the request cannot be met; nothing was written to `out`.
+        EverclipError: the run stopped; what it had done is kept.
+    """
+    display = display or Display(quiet=True)
+    directory = RunDirectory(out)
+    directory.refuse_foreign_files()
+    if directory.exists():
+        if not resume:
+            raise InputError(f"{out} already holds a run; go on with it by --resume or choose another --out.")
+        _refuse_other_config(config, directory)
+        state = directory.peek_state()
+        if state is not None and state.finished:
+            display.note(f"{out} is finished already.")
+            return load_run(out)
+    experiment = Experiment(config, directory, display)
+    with directory, torch.random.fork_rng():
+        return experiment.run()
+
+
+def _refuse_other_config(config: Config, directory: RunDirectory) -> None:
+    stored, wanted = directory.read_config(), config.flat()
+    for name in dict.fromkeys([*stored, *wanted]):
+        if name not in HOW_NOT_WHAT and stored.get(name) != wanted.get(name):
+            raise InputError(
+                f"{directory.path} holds a run with {name}={stored.get(name)}, not {wanted.get(name)}; give the same "
+                "settings to resume it, or choose another --out."
+            )
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` → the best device there is; anything else as torch spells it.
+
+    Raises:
+        InputError: torch does not know it, or this machine does not have it.
+    """
+    if name == "auto":
+        best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device(best)
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).split("\n")[0]
+        raise InputError(f"device '{name}' can't be used ({reason}); try --device cpu or auto.") from error
+    return device
+
+
+class Experiment:
+    """A configured run: everything loaded and checked, nothing written yet.
+
+    Raises:
+        InputError: data, backbone or settings that do not go together.
+    """
+
+    def __init__(self, config: Config, directory: RunDirectory, display: Display) -> None:
+        self.config = config
+        self.directory = directory
+        self.display = display
+        self.workers = config.setup.workers
+        self.method_type = method_class(config.setup.method)
+        self.stream: Stream = open_stream(config.setup.stream, config.protocol)
+        if self.stream.kind not in self.method_type.reads:
+            raise InputError(
+                f"method '{self.method_type.name}' learns from {' or '.join(sorted(self.method_type.reads))}, but "
+                f"stream '{self.stream.name}' gives {self.stream.kind}."
+            )
+        config.training.lr_of(0, len(self.stream.tasks))
+        device = resolve_device(config.setup.device)
+        self.backbone = Backbone.load(config.setup.backbone, device, config.setup.precision)
+        self.features = FrozenFeatures(self.backbone)
+        self.tests = [
+            TestSet(task.info, self._viewed(task.test, f"{task.name}: test images")) for task in self.stream.tasks
+        ]
+        torch.manual_seed(config.protocol.seed)
+        self.method: Method = self.method_type(self.backbone, config.settings, self.features).to(device)
+        selector_type = selector_class(config.protocol.selector)
+        self.selector: Selector = selector_type(config.selector_settings)
+        self.state = State(self.method_type.name, self.backbone.digest)
+
+    def run(self) -> dict[str, Any]:
+        """Learn and judge, stage by stage; write the results. The directory's lock must be held."""
+        directory = self.directory
+        restored = directory.load_state(self.method_type.name, self.backbone.digest)
+        if not directory.exists():
+            directory.write_config(self.config.flat())
+        if restored is not None:
+            self._restore(restored)
+            done = f"{self.state.stages_learned} of {len(self._stages)} stages learned"
+            where = f", step {self.state.step} of the next" if self.state.step else ""
+            self.display.note(f"going on where the run was cut off: {done}{where}.")
+        directory.event("start", resumed=restored is not None, version=__version__, torch=torch.__version__)
+        for number, stage in enumerate(self._stages):
+            if number >= self.state.stages_learned:
+                self._learn(number, stage)
+            if number >= len(self.state.rows):
+                self._judge(stage[-1])
+        return self._finish()
+
+    @cached_property
+    def _stages(self) -> list[list[Task]]:
+        tasks = list(self.stream.tasks)
+        return [tasks] if self.method_type.all_at_once else [[task] for task in tasks]
+
+    # -- data ------------------------------------------------------------------------------------------------------
+
+    def _viewed(self, split: Any, what: str) -> Images | LabeledEmbeddings:
+        if isinstance(split, LabeledEmbeddings):
+            return split
+        with self.display.bar(what) as bar:
+            return viewed(split, self.backbone.view, self.workers, bar)
+
+    def _decoded(self, split: Any, what: str) -> Images:
+        with self.display.bar(what) as bar:
+            return decoded(split, TRAINING_IMAGE_SCALE * self.backbone.view.size, self.workers, bar)
+
+    # -- learning --------------------------------------------------------------------------------------------------
+
+    def _learn(self, number: int, stage: list[Task]) -> None:
+        state, method = self.state, self.method
+        start = time.perf_counter()
+        resumed_at = state.step
+        if resumed_at is None:
+            for task in stage:
+                method.begin_task(task.info)
+        sets = []
+        if method.trains:
+            sets = [
+                TrainingSet(task.info, self._decoded(task.train, f"{task.name}: training images")) for task in stage
+            ]
+            self._train(number, sets, resumed_at)
+        per_task = method.trained_parameters() if method.trains else 0
+        method.end_task()
+        for task in stage:
+            self._fit_selector(task)
+        for position, task in enumerate(stage):
+            skipped = sets[position].images.skipped if sets else []
+            count = len(sets[position].images) if sets else len(task.train.labels)
+            state.learned.append({"train": count, "skipped": skipped, "trained_parameters": per_task})
+            name = f"checkpoints/task-{task.info.index:02d}.safetensors"
+            state.sealed.append(self.directory.write_tensors(state, name, method.sealed_state(task.info.index)))
+        state.stages_learned, state.step, state.optimizer = number + 1, None, None
+        state.working = self.directory.write_tensors(
+            state, f"checkpoints/working-{number:02d}.safetensors", method.working_state()
+        )
+        if method.routed:
+            state.selector = self.directory.write_tensors(
+                state, f"checkpoints/selector-{number:02d}.safetensors", self.selector.state()
+            )
+        self.directory.save_state(state)
+        seconds = round(time.perf_counter() - start, 2)
+        self.directory.event("learned", stage=number, tasks=[task.name for task in stage], seconds=seconds)
+
+    def _train(self, number: int, sets: list[TrainingSet], resumed_at: int | None) -> None:
+        config, state = self.config, self.state
+        trainer = Trainer(
+            self.method, sets, config.training, config.protocol.seed, len(self.stream.tasks), self.workers
+        )
+        start = None
+        if resumed_at is not None:
+            start = Position(resumed_at, self.directory.read_tensors(state.optimizer))
+
+        def checkpoint(position: Position) -> None:
+            stem = f"{number:02d}-{position.step:06d}.safetensors"
+            state.step = position.step
+            state.working = self.directory.write_tensors(
+                state, f"checkpoints/working-{stem}", self.method.working_state()
+            )
+            state.optimizer = self.directory.write_tensors(state, f"checkpoints/optimizer-{stem}", position.optimizer)
+            self.directory.save_state(state)
+
+        names = sets[0].info.name if len(sets) == 1 else f"{len(sets)} tasks at once"
+        with self.display.training(f"learning {names}", trainer.total, resumed_at or 0) as advance:
+
+            def progress(now: Any) -> None:
+                advance(now)
+                self.directory.event(
+                    "step",
+                    stage=number,
+                    step=now.step,
+                    loss=round(now.loss, 5),
+                    images_per_second=round(now.images_per_second, 1),
+                )
+
+            trainer.run(start, checkpoint, progress)
+
+    def _fit_selector(self, task: Task) -> None:
+        if not self.method.routed:
+            return
+        features, held_out = None, None
+        if self.selector.reads_features:
+            features = self.features.images(self._viewed(task.train, f"{task.name}: views for the selector"))
+            if len(task.validation.labels):
+                held_out = self.features.images(self._viewed(task.validation, f"{task.name}: held-out views"))
+        self.selector.fit(task.info, features, held_out)
+
+    # -- judging ---------------------------------------------------------------------------------------------------
+
+    def _judge(self, last: Task) -> None:
+        evaluator = self._evaluator
+        start = time.perf_counter()
+        total = sum(len(test.data.labels) for test in self.tests)
+        with self.display.bar(f"testing after {last.name}", total) as bar:
+            seen = 0
+
+            def advance(images: int) -> None:
+                nonlocal seen
+                seen += images
+                bar(seen, total)
+
+            outcomes = evaluator.row(last.info.index + 1, advance)
+        name = f"evaluation/after-{last.info.index:02d}.safetensors"
+        self.state.rows.append(name)
+        self.directory.write_tensors(self.state, name, _pack(outcomes))
+        # Before the state that says so: a run cut off in between judges this row again.
+        self.directory.write("matrix.csv", self._matrix(self._rows()))
+        self.directory.save_state(self.state)
+        accuracy = [100 * float(outcome.correct[self.config.protocol.candidates].mean()) for outcome in outcomes]
+        learned = last.info.index + 1
+        self.directory.event(
+            "judged",
+            after=last.name,
+            accuracy=[round(a, 2) for a in accuracy],
+            seconds=round(time.perf_counter() - start, 2),
+        )
+        mean = float(np.mean(accuracy[:learned]))
+        self.display.note(f"after {last.name} ({learned}/{len(self.tests)}): {mean:.1f} % on the tasks learned so far")
+
+    @cached_property
+    def _evaluator(self) -> Evaluator:
+        return Evaluator(self.tests, self.method, self.selector, self.config.protocol)
+
+    def _rows(self) -> dict[int, list[Outcome]]:
+        """The judged rows by index of the last learned task."""
+        rows = {}
+        for name in self.state.rows:
+            index = int(Path(name).stem.rpartition("-")[2])
+            rows[index] = _unpack(self.directory.read_tensors(name), len(self.tests))
+        return rows
+
+    def _matrix(self, rows: dict[int, list[Outcome]]) -> str:
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(["after_task", "dataset", "candidates", "images", "correct", "accuracy", "accuracy_by_name"])
+        for index, outcomes in rows.items():
+            for test, outcome in zip(self.tests, outcomes, strict=True):
+                for candidates in CANDIDATES:
+                    right, named = outcome.correct[candidates], outcome.by_name[candidates]
+                    counts = [len(right), int(right.sum()), 100 * float(right.mean()), 100 * float(named.mean())]
+                    after = self.stream.tasks[index].name
+                    table.writerow([after, test.info.name, candidates, *counts])
+        return text.getvalue()
+
+    # -- the end ---------------------------------------------------------------------------------------------------
+
+    def _finish(self) -> dict[str, Any]:
+        results = self._results(self._rows())
+        self.directory.write_json("results.json", results)
+        self.directory.write("report.html", render(results))
+        self.state.finished = True
+        self.directory.save_state(self.state)
+        self.directory.event("finished")
+        return results
+
+    def _results(self, rows: dict[int, list[Outcome]]) -> dict[str, Any]:
+        config, tasks, state = self.config, self.stream.tasks, self.state
+        reference = Evaluator(
+            self.tests, ZeroShot(self.backbone, ZeroShot.Config(), self.features), self.selector, config.protocol
+        )
+        untouched = reference.row(len(tasks))
+        every = [rows.get(index) for index in range(len(tasks))]
+
+        def table(kind: str) -> dict[str, list]:
+            return {c: [row and [getattr(outcome, kind)[c] for outcome in row] for row in every] for c in CANDIDATES}
+
+        datasets = []
+        for task, test, learned in zip(tasks, self.tests, state.learned, strict=True):
+            skipped = [*learned["skipped"], *getattr(test.data, "skipped", [])]
+            datasets.append(
+                {
+                    "name": task.name,
+                    "classes": len(task.info.class_names),
+                    "train": learned["train"],
+                    "validation": len(task.validation.labels),
+                    "test": len(test.data.labels),
+                    "skipped": len(skipped),
+                    "skipped_files": [{"name": name, "reason": reason} for name, reason in skipped],
+                }
+            )
+        per_task = [learned["trained_parameters"] for learned in state.learned]
+        header = {
+            "everclip": __version__,
+            "method": self.method_type.name,
+            "backbone": {"name": self.backbone.name, "digest": self.backbone.digest},
+            "stream": self.stream.name,
+            "protocol": {
+                "stream": self.stream.name,
+                "tasks": [task.name for task in tasks],
+                "backbone": self.backbone.name,
+                "precision": config.setup.precision,
+                **config.protocol.model_dump(),
+            },
+            "training": config.training.model_dump(),
+            "settings": {**config.settings.model_dump(), **config.selector_settings.model_dump()},
+            "trained_parameters": {"per_task": per_task, "total": self.method.trained_in_total(per_task)},
+        }
+        routing = None
+        if self.method.routed:
+            columns = [*(task.name for task in tasks), "zero-shot"]
+            routing = {
+                "columns": columns,
+                "after": [row and [_padded(o.routes, len(columns)) for o in row] for row in every],
+            }
+        zero_shot = {c: [outcome.correct[c] for outcome in untouched] for c in CANDIDATES}
+        upper_bound = self.method_type.upper_bound
+        return summarize(header, datasets, table("correct"), table("by_name"), zero_shot, routing, upper_bound)
+
+    # -- going on --------------------------------------------------------------------------------------------------
+
+    def _restore(self, state: State) -> None:
+        self.state = state
+        begun = sum(len(stage) for stage in self._stages[: state.stages_learned + (state.step is not None)])
+        infos = self.stream.infos
+        sealed = [self.directory.read_tensors(name) for name in state.sealed]
+        self.method.load_state(infos[:begun], sealed, self.directory.read_tensors(state.working))
+        if self.method.routed:
+            self.selector.load_state(infos[: len(state.learned)], self.directory.read_tensors(state.selector))
+
+
+def _pack(outcomes: list[Outcome]) -> dict[str, Tensor]:
+    tensors = {}
+    for index, outcome in enumerate(outcomes):
+        for candidates in CANDIDATES:
+            tensors[f"{candidates}/{index}"] = torch.from_numpy(outcome.correct[candidates])
+            tensors[f"{candidates}/{index}/by_name"] = torch.from_numpy(outcome.by_name[candidates])
+        if outcome.routes is not None:
+            tensors[f"routes/{index}"] = torch.from_numpy(outcome.routes)
+    return tensors
+
+
+def _unpack(tensors: dict[str, Tensor], count: int) -> list[Outcome]:
+    return [
+        Outcome(
+            {c: tensors[f"{c}/{index}"].numpy() for c in CANDIDATES},
+            {c: tensors[f"{c}/{index}/by_name"].numpy() for c in CANDIDATES},
+            tensors[f"routes/{index}"].numpy() if f"routes/{index}" in tensors else None,
+        )
+        for index in range(count)
+    ]
+
+
+def _padded(routes: np.ndarray | None, columns: int) -> list[int]:
+    """Images per route, with a zero for every task not learned yet: zero-shot stays the last column."""
+    assert routes is not None
+    return [*routes[:-1].tolist(), *[0] * (columns - len(routes)), int(routes[-1])]

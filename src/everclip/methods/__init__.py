@@ -1,0 +1,23 @@
+"""The registry of methods: one line per method."""
+
+from __future__ import annotations
+
+from everclip.errors import InputError
+from everclip.methods.full_model import Finetune, Joint, Separate
+from everclip.methods.method import ORIGINAL, Batch, Loss, Method, MethodConfig
+from everclip.methods.zero_shot import ZeroShot
+
+__all__ = ["METHODS", "ORIGINAL", "Batch", "Loss", "Method", "MethodConfig", "method_class"]
+
+METHODS: dict[str, type[Method]] = {method.name: method for method in (ZeroShot, Finetune, Joint, Separate)}
+
+
+def method_class(name: str) -> type[Method]:
+    """Look a method up by name.
+
+    Raises:
+        InputError: no such method.
+    """
+    if name not in METHODS:
+        raise InputError(f"there is no method '{name}'; choose from {', '.join(METHODS)}.")
+    return METHODS[name]

@@ -1,0 +1,190 @@
+"""The contract that every method fulfills.
+
+A method is one file: a `Config` with a help line per field, and a `Method`. The training loop calls
+
+    begin_task → (forward → step → after_step) × N → end_task
+
+and evaluation calls `embed` and `classifier`. Neither knows a method by name. What a method has learned is tensors plus
+JSON in two parts: what a finished task fixed for good (`sealed_state`) and what later tasks may still change
+(`working_state`), so that a run directory stores the first once and rewrites only the second.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from everclip.backbone import Backbone
+from everclip.features import FrozenFeatures
+from everclip.prompts import class_tokens
+from everclip.streams.stream import TaskInfo
+
+ORIGINAL = -1
+"""The route to the original CLIP."""
+
+Promise = Literal["zero_shot_kept", "finished_tasks_constant", "order_free"]
+
+
+class MethodConfig(BaseModel):
+    """Settings of a method beyond the training recipe; subclasses add fields with a description each."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one training step sees.
+
+    Attributes:
+        task: whose images these are.
+        images: normalized pixels (B, 3, S, S) on the model's device.
+        labels: class indices within the task (B,), int64.
+    """
+
+    task: TaskInfo
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Loss of a batch: the scalar to descend, and its named parts (detached) for the log."""
+
+    total: Tensor
+    parts: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Method(nn.Module):
+    """Base of all methods.
+
+    Args:
+        backbone: the pretrained CLIP, frozen. A method never changes it; it trains a copy or modules of its own.
+        config: an instance of the class's `Config`.
+        features: frozen features of the backbone, computed once; made here unless shared.
+    """
+
+    name: ClassVar[str]
+    """Name in the registry and on the command line."""
+    summary: ClassVar[str]
+    """One line for `everclip methods`."""
+    paper: ClassVar[str] = ""
+    """Where it comes from."""
+    Config: ClassVar[type[MethodConfig]] = MethodConfig
+    training_defaults: ClassVar[dict] = {}
+    """Where this method departs from the default training recipe (for example `lr`)."""
+    trains: ClassVar[bool] = True
+    """False: nothing is learned by gradient; the training loop is skipped."""
+    reads: ClassVar[frozenset[str]] = frozenset({"images"})
+    """Kinds of data it can learn from and answer on: `images`, `embeddings`."""
+    routed: ClassVar[bool] = False
+    """True: answers differ by task, so a selector chooses the task of each image; False: one answer for all."""
+    all_at_once: ClassVar[bool] = False
+    """True: all tasks are learned together, in one stage."""
+    upper_bound: ClassVar[bool] = False
+    """True: uses what a continual learner does not have; set apart in comparisons."""
+    promises: ClassVar[frozenset[Promise]] = frozenset()
+    """What holds by construction; the tests check it."""
+
+    def __init__(self, backbone: Backbone, config: MethodConfig, features: FrozenFeatures | None = None) -> None:
+        super().__init__()
+        # In a tuple, so that the frozen backbone is no submodule: not in parameters(), not in state_dict().
+        self._frozen = (backbone, features or FrozenFeatures(backbone))
+        self.config = config
+        self.tasks: list[TaskInfo] = []
+        self._training_tokens: dict[TaskInfo, Tensor] = {}
+
+    @property
+    def backbone(self) -> Backbone:
+        """The original CLIP."""
+        return self._frozen[0]
+
+    @property
+    def features(self) -> FrozenFeatures:
+        """Frozen features of the original CLIP."""
+        return self._frozen[1]
+
+    # -- learning --------------------------------------------------------------------------------------------------
+
+    def begin_task(self, task: TaskInfo) -> None:
+        """Prepare what this task trains. With `all_at_once`, called for every task before the training."""
+        self.tasks.append(task)
+
+    def forward(self, batch: Batch) -> Loss:
+        """Loss of one batch."""
+        raise NotImplementedError(f"{self.name} does not learn by gradient")
+
+    def after_step(self, step: int) -> None:
+        """Called after optimizer step `step` (0-based)."""
+
+    def end_task(self) -> None:
+        """Freeze, merge, retain: the task (or the stage of all tasks) is learned."""
+
+    def training_tokens(self, task: TaskInfo) -> Tensor:
+        """Token ids (C, context) of the task's classes under its training prompt, the first template."""
+        if task not in self._training_tokens:
+            self._training_tokens[task] = class_tokens(self.backbone, task.class_names, task.templates[:1])[:, 0]
+        return self._training_tokens[task]
+
+    # -- answering -------------------------------------------------------------------------------------------------
+
+    def embed(self, pixels: Tensor, route: int) -> Tensor:
+        """Image side: normalized pixels (B, 3, S, S) → normalized embeddings (B, D) under a route (`ORIGINAL` = −1)."""
+        return F.normalize(self.backbone.encode_image(pixels), dim=-1)
+
+    def classifier(self, task: TaskInfo, route: int) -> Tensor:
+        """Text side: the classes of a task as normalized embeddings (C, D) under a route.
+
+        On the route of a learned task, each class is encoded with the text side of the task it belongs to; classes of
+        tasks not learned yet, and all classes on the route `ORIGINAL`, with the original CLIP.
+        """
+        return self.features.classes(task.class_names, task.templates)
+
+    def route_key(self, route: int) -> str:
+        """Names what `embed` computes on a route: as long as it is the same, embeddings may be reused.
+
+        `original` stands for the frozen backbone in every method.
+        """
+        return "original"
+
+    # -- state -----------------------------------------------------------------------------------------------------
+
+    def sealed_state(self, index: int) -> dict[str, Tensor]:
+        """Tensors that task `index` fixed for good when it ended."""
+        return {}
+
+    def working_state(self) -> dict[str, Tensor]:
+        """Tensors that later steps or tasks may still change."""
+        return {}
+
+    def load_state(self, tasks: list[TaskInfo], sealed: list[dict[str, Tensor]], working: dict[str, Tensor]) -> None:
+        """Restore the method as it was when its state was taken, in the middle of a task too.
+
+        Args:
+            tasks: all tasks begun; those beyond `len(sealed)` were in training (`begin_task` is not called again).
+            sealed: `sealed_state` of each finished task.
+            working: `working_state`.
+        """
+        self.tasks = list(tasks)
+
+    def trained_parameters(self) -> int:
+        """How many parameters the current task trains."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+    def trained_in_total(self, per_task: list[int]) -> int:
+        """How many distinct parameters were ever trained, given what each task trained: one shared set by default."""
+        return max(per_task, default=0)
+
+
+def classification_loss(images: Tensor, texts: Tensor, labels: Tensor, scale: Tensor, smoothing: float) -> Tensor:
+    """CE_ε of s·f̄(x)·ḡ(t)ᵀ: un-normalized image features (B, D), text features (C, D), labels (B,) → scalar."""
+    logits = scale * F.normalize(images, dim=-1) @ F.normalize(texts, dim=-1).T
+    return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+
+
+def as_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A detached copy on the CPU that later training cannot change."""
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}

@@ -1,0 +1,18 @@
+"""The original CLIP, untouched: the level that continual learning must not fall below."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from everclip.methods.method import Method
+
+
+class ZeroShot(Method):
+    """Learns nothing; answers as the pretrained CLIP does."""
+
+    name = "zero-shot"
+    summary = "the original CLIP, never trained"
+    paper = "Radford et al. 2021, arXiv 2103.00020"
+    trains = False
+    reads: ClassVar[frozenset[str]] = frozenset({"images", "embeddings"})
+    promises = frozenset({"zero_shot_kept", "finished_tasks_constant", "order_free"})

@@ -1,0 +1,10 @@
+"""What a finished run says: its figures, plots, one HTML page, and tables that compare runs.
+
+Everything here reads the `results.json` of run directories and knows no method and no training.
+"""
+
+from everclip.report.compare import Comparison, compare
+from everclip.report.page import render
+from everclip.report.results import load_run, summarize
+
+__all__ = ["Comparison", "compare", "load_run", "render", "summarize"]

@@ -1,0 +1,141 @@
+"""Puts runs side by side, and refuses where their figures would not be comparable."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from everclip.errors import InputError
+from everclip.report.results import load_run, text
+from everclip.report.table import HEADLINE, Comparison, Row, Value
+
+
+class _Run(NamedTuple):
+    path: Path
+    results: dict[str, Any]
+    protocol: dict[str, Any]
+    """What must agree for figures to be comparable: all protocol fields except the seed, and more."""
+
+    @property
+    def seed(self) -> int:
+        return self.results["protocol"]["seed"]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.results["training"] | self.results["settings"]
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        return self.results["by_candidates"][self.protocol["candidates"]]
+
+
+def compare(run_dirs: Iterable[str | Path], candidates: str | None = None, mix: bool = False) -> Comparison:
+    """Compare finished runs of one protocol; those that differ only by seed become one row, mean ± deviation.
+
+    Args:
+        run_dirs: directories of finished runs.
+        candidates: the candidate set to show, whatever the protocols say; by default that of the protocols.
+        mix: accept runs of different protocols, and show the fields that differ as columns.
+
+    Raises:
+        InputError: no run is given, one cannot be read, one is given twice, one has no figures for
+            `candidates`, or the protocols differ and `mix` is false.
+    """
+    runs = [_load(Path(path), candidates) for path in run_dirs]
+    if not runs:
+        raise InputError("There is nothing to compare: give at least one run directory.")
+    differing = _differing([run.protocol for run in runs])
+    if differing and not mix:
+        raise InputError(_refusal(runs, differing))
+    groups: dict[str, list[_Run]] = {}
+    for run in runs:
+        same = [run.results["method"], run.results["settings"], run.results["training"], run.protocol]
+        groups.setdefault(json.dumps(same, sort_keys=True), []).append(run)
+    for group in groups.values():
+        _refuse_repeats(group)
+    firsts = [group[0] for group in groups.values()]
+    rows = [
+        Row(
+            label=_label(group[0], firsts),
+            seeds=tuple(run.seed for run in group),
+            upper_bound=group[0].results["upper_bound"],
+            fields={name: group[0].protocol.get(name) for name in differing},
+            values=_values([run.figures for run in group]),
+        )
+        for group in groups.values()
+    ]
+    shared = {name: value for name, value in runs[0].protocol.items() if name not in differing}
+    return Comparison(tuple(sorted(rows, key=lambda row: row.upper_bound)), shared)
+
+
+def _load(path: Path, candidates: str | None) -> _Run:
+    results = load_run(path)
+    protocol = {name: value for name, value in results["protocol"].items() if name != "seed"}
+    # Two things can make figures incomparable without showing in the protocol: other weights under the same
+    # backbone name, and test images that were missing or unreadable.
+    protocol["backbone digest"] = results["backbone"]["digest"]
+    protocol["test images"] = sum(dataset["test"] for dataset in results["datasets"])
+    protocol["candidates"] = candidates or protocol["candidates"]
+    if protocol["candidates"] not in results["by_candidates"]:
+        known = ", ".join(results["by_candidates"])
+        raise InputError(f"{path} has no figures for the candidates {candidates!r}; choose one of {known}.")
+    return _Run(path, results, protocol)
+
+
+def _differing(mappings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names under which the mappings do not all hold the same value, in order of appearance."""
+    names = dict.fromkeys(name for mapping in mappings for name in mapping)
+    return [name for name in names if any(mapping.get(name) != mappings[0].get(name) for mapping in mappings)]
+
+
+def _refusal(runs: Sequence[_Run], differing: Sequence[str]) -> str:
+    first, parts = runs[0], []
+    for name in differing:
+        ours = first.protocol.get(name)
+        other = next(run for run in runs if run.protocol.get(name) != ours)
+        theirs = text(other.protocol.get(name))
+        parts.append(f"{name} ({text(ours)} in {first.path}, {theirs} in {other.path})")
+    choose = "choose one candidate set for all (--candidates), " if "candidates" in differing else ""
+    return (
+        f"These runs are not comparable, they differ in {'; '.join(parts)}: give runs of one protocol, "
+        f"{choose}or mix them on purpose (--mix), which shows these fields as columns."
+    )
+
+
+def _refuse_repeats(group: Sequence[_Run]) -> None:
+    seen: dict[int, Path] = {}
+    for run in group:
+        if run.seed in seen:
+            raise InputError(
+                f"{seen[run.seed]} and {run.path} hold the same run (method {run.results['method']}, "
+                f"seed {run.seed}); give one of them."
+            )
+        seen[run.seed] = run.path
+
+
+def _label(run: _Run, firsts: Sequence[_Run]) -> str:
+    method = run.results["method"]
+    names = _differing([other.settings for other in firsts if other.results["method"] == method])
+    parts = ", ".join(f"{name}={text(run.settings.get(name))}" for name in names)
+    return f"{method} ({parts})" if parts else method
+
+
+def _values(figures: Sequence[Mapping[str, Any]]) -> dict[str, Value | None]:
+    """One value per column, in the order of `COLUMNS`, from the figures of one run or of several seeds."""
+    known = [figure["above_chance"] for figure in figures]
+    return {name: _value(figures, name) for name in HEADLINE} | {
+        f"{name}_above_chance": _value(known, name) for name in HEADLINE
+    }
+
+
+def _value(figures: Sequence[Mapping[str, Any]], name: str) -> Value | None:
+    values = [figure[name] for figure in figures]
+    if None in values:
+        return None
+    if len(values) > 1:
+        return Value(statistics.fmean(values), std=statistics.stdev(values))
+    low, high = figures[0]["ci95"][name]
+    return Value(values[0], interval=(low, high))

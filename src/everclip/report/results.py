@@ -1,0 +1,182 @@
+"""The figures of one run, `results.json`: built from per-image correctness, and read back."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from everclip import metrics
+from everclip.errors import InputError
+
+FORMAT = 1
+Rows = Sequence[Sequence[np.ndarray] | None]
+"""Per learned task (None where not measured), per dataset: which test images were right, bool (N_j,)."""
+
+_HEADLINE = {"transfer": metrics.transfer, "average": metrics.average, "last": metrics.last}
+_CHANGES = {"forgetting": metrics.forgetting, "backward_transfer": metrics.backward_transfer}
+_PER_DATASET = {
+    "transfer": metrics.transfer_per_dataset,
+    "average": metrics.average_per_dataset,
+    "last": metrics.last_per_dataset,
+    "forgetting": metrics.forgetting_per_dataset,
+}
+_HEADER = (
+    "everclip",
+    "method",
+    "backbone",
+    "stream",
+    "protocol",
+    "training",
+    "settings",
+    "trained_parameters",
+)
+_REQUIRED = (*_HEADER, "datasets", "by_candidates", "routing", "upper_bound")
+
+
+def summarize(
+    header: Mapping[str, Any],
+    datasets: Sequence[Mapping[str, Any]],
+    correct: Mapping[str, Rows],
+    by_name: Mapping[str, Rows],
+    zero_shot: Mapping[str, Sequence[np.ndarray]],
+    routing: Mapping[str, Any] | None = None,
+    upper_bound: bool = False,
+) -> dict[str, Any]:
+    """All figures of a run as one JSON-able dictionary; percent, full precision, None where undefined.
+
+    Args:
+        header: `everclip` (version), `method`, `backbone` {name, digest}, `stream`, `protocol` (flat values,
+            with `candidates` and `seed`), `training`, `settings`, `trained_parameters` {per_task, total}.
+        datasets: in task order, each {name, classes, train, validation, test, skipped}.
+        correct: per candidate set (it must hold "task" and the protocol's), K rows of K arrays: see `Rows`.
+        by_name: like `correct`, where a same-named class of another task counts as right.
+        zero_shot: per candidate set and dataset, bool (N_j,) of the untouched model.
+        routing: {"columns": the K task names and "zero-shot", "after": per learned task (None where not
+            measured), per dataset, one image count per column}; None for a method that does not route.
+        upper_bound: the method sees what a continual learner may not, so tables set it apart.
+
+    Returns:
+        The content of `results.json`. The figures at the top are those of the protocol's candidate set.
+
+    Raises:
+        KeyError: a header field or candidate set is missing.
+    """
+    datasets = [{**dataset, "chance": 100 / dataset["classes"]} for dataset in datasets]
+    # Whether CLIP knows something of a domain is judged among its own classes, for every candidate set.
+    known = metrics.above_chance(
+        [100 * right.mean() for right in zero_shot["task"]], [dataset["chance"] for dataset in datasets]
+    )
+    names = [dataset["name"] for dataset in datasets]
+    by_candidates = {
+        candidates: {
+            **_figures(names, _by_dataset(rows, zero_shot[candidates]), zero_shot[candidates], known),
+            "by_name": _headline(metrics.accuracy_matrix(_by_dataset(by_name[candidates], zero_shot[candidates]))),
+        }
+        for candidates, rows in correct.items()
+    }
+    chosen = by_candidates[header["protocol"]["candidates"]]
+    top = (*_HEADLINE, *_CHANGES, "ci95", "per_dataset", "above_chance")
+    return _plain(
+        {
+            "format": FORMAT,
+            **{name: header[name] for name in _HEADER},
+            "upper_bound": upper_bound,
+            "datasets": datasets,
+            **{name: chosen[name] for name in top},
+            "by_candidates": by_candidates,
+            "routing": routing,
+        }
+    )
+
+
+def load_run(path: str | Path) -> dict[str, Any]:
+    """Read the results of a finished run directory.
+
+    Raises:
+        InputError: the directory holds no results, or they cannot be read by this version.
+    """
+    file = Path(path) / "results.json"
+    try:
+        results = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(
+            f"{path} has no results.json: it is not a run directory, or its run is not finished and "
+            "needs `everclip run --resume`."
+        ) from None
+    except ValueError as error:  # broken JSON or broken UTF-8
+        raise InputError(f"{file} is damaged ({error}); run the experiment again.") from None
+    found = results.get("format") if isinstance(results, dict) else None
+    if found != FORMAT:
+        raise InputError(
+            f"{file} has format {found!r}, but this version reads format {FORMAT}: use the version of "
+            "EverCLIP that wrote it."
+        )
+    missing = [name for name in _REQUIRED if name not in results]
+    if missing:
+        raise InputError(f"{file} lacks the field {missing[0]!r}; run the experiment again.")
+    return results
+
+
+def text(value: Any) -> str:
+    """A setting as people write it: a string bare, everything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _figures(
+    names: Sequence[str], correct: Sequence[np.ndarray], zero_shot: Sequence[np.ndarray], known: np.ndarray
+) -> dict[str, Any]:
+    matrix = metrics.accuracy_matrix(correct)
+    draws = metrics.resampled_accuracy(correct)
+    steps = metrics.incremental(matrix, [len(right) for right in zero_shot])
+    untouched = [100 * right.mean() for right in zero_shot]
+    columns = {name: figure(matrix) for name, figure in _PER_DATASET.items()} | {"zero_shot": untouched}
+    return {
+        **_headline(matrix),
+        **{name: figure(matrix) for name, figure in _CHANGES.items()},
+        "ci95": _intervals(draws),
+        "per_dataset": {
+            dataset: {name: column[j] for name, column in columns.items()} for j, dataset in enumerate(names)
+        },
+        "above_chance": {
+            "datasets": [name for name, above in zip(names, known, strict=True) if above],
+            **_headline(matrix, known),
+            "ci95": _intervals(draws, known),
+        },
+        "zero_shot": untouched,
+        "matrix": matrix,
+        "incremental": {"steps": steps, "average": steps.mean(), "last": steps[-1]},
+    }
+
+
+def _headline(matrix: np.ndarray, known: np.ndarray | None = None) -> dict[str, Any]:
+    return {name: metric(matrix, known) for name, metric in _HEADLINE.items()}
+
+
+def _intervals(draws: np.ndarray, known: np.ndarray | None = None) -> dict[str, Any]:
+    """95 % intervals from resampled matrices (samples, K, K); None where the figure is undefined."""
+    both = {name: metrics.interval(metric(draws, known)) for name, metric in _HEADLINE.items()}
+    return {name: None if math.isnan(low) else [low, high] for name, (low, high) in both.items()}
+
+
+def _by_dataset(rows: Rows, zero_shot: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """From rows of datasets to one (K, N_j) array per dataset, NaN where a row was not measured."""
+    return [
+        np.stack([np.full(len(right), np.nan) if row is None else row[j] for row in rows])
+        for j, right in enumerate(zero_shot)
+    ]
+
+
+def _plain(value: Any) -> Any:
+    """The same value for JSON: NumPy numbers and arrays as Python's, NaN as None."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

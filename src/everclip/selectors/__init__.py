@@ -1,0 +1,22 @@
+"""The registry of selectors: one line per selector."""
+
+from __future__ import annotations
+
+from everclip.errors import InputError
+from everclip.selectors.oracle import Oracle
+from everclip.selectors.selector import Selector, SelectorConfig, vote
+
+__all__ = ["SELECTORS", "Selector", "SelectorConfig", "selector_class", "vote"]
+
+SELECTORS: dict[str, type[Selector]] = {selector.name: selector for selector in (Oracle,)}
+
+
+def selector_class(name: str) -> type[Selector]:
+    """Look a selector up by name.
+
+    Raises:
+        InputError: no such selector.
+    """
+    if name not in SELECTORS:
+        raise InputError(f"there is no selector '{name}'; choose from {', '.join(SELECTORS)}.")
+    return SELECTORS[name]

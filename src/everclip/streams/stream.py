@@ -1,0 +1,138 @@
+"""What a stream is: ordered tasks and the protocol under which a learner is judged on them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from everclip.data import ImageSource, LabeledEmbeddings, few_shot, split
+from everclip.errors import InputError
+
+CANDIDATES = ("task", "seen", "all")
+"""Candidate sets, from easiest to hardest; see `Protocol.candidates`."""
+
+
+class Protocol(BaseModel):
+    """Everything that makes two figures comparable, printed on every result."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    candidates: Literal["task", "seen", "all"] = Field(
+        "task",
+        description="classes an image is scored against: the tested set's own (task), those of all tasks learned so "
+        "far and its own (seen), every class of the stream (all)",
+    )
+    routing: Literal["sample", "batch"] = Field(
+        "sample", description="the selector decides image by image, or lets batches of 128 images of one set vote"
+    )
+    selector: str = Field("oracle", description="what decides which task an image belongs to")
+    shots: int | None = Field(None, ge=1, description="training images per class; all when empty")
+    seed: int = Field(0, ge=0, description="seed of splits, few-shot draws, batches, augmentation and initialization")
+    validation: float = Field(
+        0.1, ge=0, lt=1, description="share of the training images of each class that is held out from training"
+    )
+    evaluate_on: Literal["test", "validation"] = Field(
+        "test", description="images the accuracy is measured on; tune on validation, report on test"
+    )
+    templates: Literal["ensemble", "first"] = Field(
+        "ensemble", description="evaluation prompts: mean over all templates of a task, or its first one only"
+    )
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """What a method may know of a task: its place, name, classes and prompts.
+
+    Attributes:
+        index: position in the stream, 0-based.
+        name: unique within the stream.
+        class_names: display names, label order.
+        templates: prompt templates with one `{}` each; the first one is the training prompt.
+    """
+
+    index: int
+    name: str
+    class_names: tuple[str, ...]
+    templates: tuple[str, ...]
+
+
+Split = ImageSource | LabeledEmbeddings
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task with its data: training, held-out validation and test part."""
+
+    info: TaskInfo
+    train: Split
+    validation: Split
+    test: Split
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        return self.info.name
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A labeled data set before the protocol is applied to it: what a stream is built from."""
+
+    name: str
+    class_names: tuple[str, ...]
+    templates: tuple[str, ...]
+    train: Split
+    test: Split
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Ordered tasks. `kind` says what the splits hold: images or precomputed embeddings."""
+
+    name: str
+    kind: Literal["images", "embeddings"]
+    tasks: tuple[Task, ...]
+
+    @property
+    def infos(self) -> list[TaskInfo]:
+        """The tasks without their data."""
+        return [task.info for task in self.tasks]
+
+
+def build_stream(
+    name: str, kind: Literal["images", "embeddings"], datasets: list[Dataset], protocol: Protocol
+) -> Stream:
+    """Apply the protocol to data sets: cut the validation part, draw the shots, choose what is evaluated.
+
+    The validation part is cut from the training images first (stratified, by the seed), so that a few-shot draw never
+    shares an image with it and does not change it.
+
+    Raises:
+        InputError: no data set, two of one name, or nothing to evaluate on.
+    """
+    if not datasets:
+        raise InputError(f"stream '{name}' names no data set.")
+    for dataset_name, count in Counter(dataset.name for dataset in datasets).items():
+        if count > 1:
+            raise InputError(
+                f"{count} data sets of the stream are called '{dataset_name}'; give them different names "
+                '("name" in dataset.json).'
+            )
+    if protocol.evaluate_on == "validation" and protocol.validation == 0:
+        raise InputError("evaluate_on=validation needs held-out images, but validation=0; set validation=0.1, say.")
+    tasks = []
+    for index, dataset in enumerate(datasets):
+        kept, held_out = split(dataset.train.labels, protocol.validation, protocol.seed)
+        if protocol.evaluate_on == "validation" and len(held_out) == 0:
+            raise InputError(f"'{dataset.name}' has too few training images to hold any out for validation.")
+        if protocol.shots is not None:
+            kept = kept[few_shot(dataset.train.labels[kept], protocol.shots, protocol.seed)]
+        templates = dataset.templates if protocol.templates == "ensemble" else dataset.templates[:1]
+        info = TaskInfo(index, dataset.name, dataset.class_names, templates)
+        train, validation = dataset.train.select(kept), dataset.train.select(held_out)
+        test = dataset.test if protocol.evaluate_on == "test" else validation
+        tasks.append(Task(info, train, validation, test))
+    return Stream(name, kind, tuple(tasks))

@@ -1,0 +1,253 @@
+"""The training loop. It knows the contract of methods and the name of none.
+
+Everything random is a pure function of (seed, task, step, sample): which images a step sees, how they are augmented,
+and the generator state for dropout and noise. A run that is cut off and resumed therefore takes exactly the steps that
+an uninterrupted one takes.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from everclip.data import Images, TrainingView, training_batch
+from everclip.errors import EverclipError, InputError
+from everclip.faults import fault_point
+from everclip.methods import Batch, Method
+from everclip.streams import TaskInfo
+
+CHECK_EVERY = 10
+"""Steps between looks at the losses: reading one waits for the device, so it is not done at every step."""
+
+
+class TrainingConfig(BaseModel):
+    """The training recipe (METHODS §5); the defaults are the development recipe, for small models on folders."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    iterations: int = Field(150, ge=1, description="optimizer steps per task")
+    batch: int = Field(32, ge=1, description="images per step")
+    warmup: int = Field(15, ge=0, description="steps of linear warm-up before the cosine")
+    lr: float | list[float] = Field(1e-3, description="peak learning rate, or a list with one per task")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay")
+    checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints within a task")
+
+    def lr_of(self, task: int, tasks: int) -> float:
+        """Peak learning rate of a task.
+
+        Raises:
+            InputError: a list of another length than the stream.
+        """
+        if not isinstance(self.lr, list):
+            return self.lr
+        if len(self.lr) != tasks:
+            raise InputError(
+                f"lr lists {len(self.lr)} rates, but the stream has {tasks} tasks; give one rate or {tasks}."
+            )
+        return self.lr[task]
+
+
+def lr_at(step: int, base: float, warmup: int, total: int) -> float:
+    """Linear warm-up, then cosine to 0 (METHODS §5): the rate of step `step` (0-based) of `total`."""
+    if step < warmup:
+        return base * (step + 1) / warmup
+    return base * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """A task's decoded training images."""
+
+    info: TaskInfo
+    images: Images
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What the loop reports every few steps."""
+
+    step: int
+    total: int
+    loss: float
+    parts: dict[str, float]
+    images_per_second: float
+
+
+@dataclass
+class Position:
+    """Where in a stage the training stands, and the optimizer's moments: what a resume needs beside the method."""
+
+    step: int
+    optimizer: dict[str, Tensor]
+
+
+def _indices(count: int, batch: int, step: int, seed: int, task: int) -> np.ndarray:
+    """Images of a step: consecutive places in an endless row of permutations, each keyed by (seed, task, epoch)."""
+    places = np.arange(step * batch, (step + 1) * batch)
+    chosen = np.empty(batch, dtype=np.int64)
+    for epoch in np.unique(places // count):
+        order = np.random.default_rng([seed, task, int(epoch)]).permutation(count)
+        here = places // count == epoch
+        chosen[here] = order[places[here] % count]
+    return chosen
+
+
+def _schedule(sets: list[TrainingSet], iterations: int, seed: int) -> np.ndarray:
+    """Which set each step of a stage draws from: every set `iterations` times, shuffled when there are several."""
+    owners = np.repeat(np.arange(len(sets)), iterations)
+    return np.random.default_rng([seed, len(sets)]).permutation(owners) if len(sets) > 1 else owners
+
+
+class Trainer:
+    """Trains a method on one stage: one task, or all tasks of a method that learns them at once.
+
+    Args:
+        method: after `begin_task`.
+        sets: the stage's training sets.
+        config: the recipe.
+        seed: of the run.
+        tasks: length of the stream (for a list of learning rates).
+        workers: threads that augment images.
+
+    Raises:
+        InputError: the recipe does not fit the stream.
+    """
+
+    def __init__(
+        self, method: Method, sets: list[TrainingSet], config: TrainingConfig, seed: int, tasks: int, workers: int
+    ) -> None:
+        self.method = method
+        self.sets = sets
+        self.config = config
+        self.seed = seed
+        self.workers = workers
+        self.total = config.iterations * len(sets)
+        self.owners = _schedule(sets, config.iterations, seed)
+        self.base_lr = config.lr_of(sets[0].info.index, tasks)
+        self.named = {name: p for name, p in method.named_parameters() if p.requires_grad}
+        self.optimizer = torch.optim.AdamW(
+            self.named.values(), lr=0.0, betas=(0.9, 0.999), weight_decay=config.weight_decay, fused=True
+        )
+        self.view = TrainingView(method.backbone.view.size)
+
+    def run(
+        self,
+        start: Position | None = None,
+        on_checkpoint: Callable[[Position], None] = lambda position: None,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
+    ) -> None:
+        """Take the steps that are left.
+
+        Args:
+            start: where an interrupted stage stood.
+            on_checkpoint: called every `checkpoint_every` steps, after the losses up to there were seen to be finite.
+            on_progress: called every few steps.
+
+        Raises:
+            EverclipError: a loss that is not finite; no checkpoint was made since the last good one.
+        """
+        first = 0
+        if start is not None:
+            first = start.step
+            self._load_optimizer(start.optimizer)
+        self.method.train()
+        window: list[Tensor] = []
+        parts: dict[str, Tensor] = {}
+        seen, clock = 0, time.perf_counter()
+        for step, batch in self._batches(first):
+            fault_point("training step")
+            rate = lr_at(step, self.base_lr, self.config.warmup, self.total)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            torch.manual_seed(_mix(self.seed, self.sets[0].info.index, step))
+            loss = self.method(batch)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.total.backward()
+            self.optimizer.step()
+            self.method.after_step(step)
+            window.append(loss.total.detach())
+            parts = loss.parts
+            seen += len(batch.labels)
+            done = step + 1
+            if len(window) == CHECK_EVERY or done % self.config.checkpoint_every == 0 or done == self.total:
+                losses = torch.stack(window).tolist()
+                self._check(losses, done - len(losses))
+                window = []
+                speed = seen / (time.perf_counter() - clock)
+                shown = {name: float(value) for name, value in parts.items()}
+                on_progress(Progress(done, self.total, losses[-1], shown, speed))
+                if done % self.config.checkpoint_every == 0 and done < self.total:
+                    self._check_weights(done)
+                    on_checkpoint(Position(done, self._optimizer_state()))
+        self._check_weights(self.total)
+
+    def _batches(self, first: int) -> Iterator[tuple[int, Batch]]:
+        """Batches from step `first` on; the next one is augmented while the current one trains."""
+        with ThreadPoolExecutor(max(1, self.workers)) as pool, ThreadPoolExecutor(1) as ahead:
+            steps = range(first, self.total)
+            pending = ahead.submit(self._load, first, pool) if steps else None
+            for step in steps:
+                assert pending is not None
+                owner, pixels, labels = pending.result()
+                if step + 1 < self.total:
+                    pending = ahead.submit(self._load, step + 1, pool)
+                backbone = self.method.backbone
+                yield step, Batch(owner, backbone.pixels(pixels), labels.to(backbone.device))
+
+    def _load(self, step: int, pool: ThreadPoolExecutor) -> tuple[TaskInfo, Tensor, Tensor]:
+        chosen, indices = self._choice(step)
+        key = (self.seed, chosen.info.index, step)
+        pixels = training_batch(chosen.images, indices, key, self.view, pool)
+        return chosen.info, torch.as_tensor(pixels), torch.from_numpy(chosen.images.labels[indices])
+
+    def _choice(self, step: int) -> tuple[TrainingSet, np.ndarray]:
+        owner = self.owners[step]
+        turn = int((self.owners[:step] == owner).sum())
+        chosen = self.sets[owner]
+        count = len(chosen.images.labels)
+        return chosen, _indices(count, self.config.batch, turn, self.seed, chosen.info.index)
+
+    def _check(self, losses: list[float], first: int) -> None:
+        for offset, loss in enumerate(losses):
+            if not math.isfinite(loss):
+                chosen, indices = self._choice(first + offset)
+                shown = ", ".join(chosen.images.name(int(i)) for i in indices[:4])
+                more = f" and {len(indices) - 4} more" if len(indices) > 4 else ""
+                raise EverclipError(
+                    f"the loss became {loss} at step {first + offset} of task '{chosen.info.name}', on {shown}{more}; "
+                    f"the last good state is kept: lower lr (now {self.base_lr:g}) or look at these images."
+                )
+
+    def _check_weights(self, done: int) -> None:
+        """A last update may ruin the weights after the last finite loss."""
+        for name, parameter in self.named.items():
+            if not torch.isfinite(parameter).all():
+                raise EverclipError(
+                    f"'{name}' is no longer finite after step {done - 1} of task '{self.sets[0].info.name}'; the last "
+                    f"good state is kept: lower lr (now {self.base_lr:g})."
+                )
+
+    def _optimizer_state(self) -> dict[str, Tensor]:
+        """AdamW's moments as `PARAMETER/exp_avg` and so on; parameters that never had a gradient have none."""
+        states = self.optimizer.state
+        return {f"{name}/{key}": value for name, p in self.named.items() for key, value in states.get(p, {}).items()}
+
+    def _load_optimizer(self, tensors: dict[str, Tensor]) -> None:
+        for full_name, value in tensors.items():
+            name, key = full_name.rsplit("/", 1)
+            parameter = self.named[name]
+            # fused AdamW keeps its step counts where the parameter is, as it does its moments
+            self.optimizer.state[parameter][key] = value.to(parameter.device, copy=True)
+
+
+def _mix(*numbers: int) -> int:
+    """One 63-bit seed from several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
