@@ -8,7 +8,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from everclip.backbone import Backbone
+
 from . import tiny
+from .golden_clip import golden_backbone
+from .learning import Lessons, lessons_of
+
+# Tiny tensors gain nothing from threads, and several test processes side by side lose much by them.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 
 class Golden:
@@ -28,6 +36,12 @@ class Golden:
 @pytest.fixture(scope="session")
 def golden() -> Golden:
     return Golden(Path(os.environ.get("EVERCLIP_GOLDEN", Path(__file__).parent / "golden")))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Tiny models gain nothing from threads, and lose a factor of ten to them on a busy machine."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -54,3 +68,16 @@ def two_folders(tmp_path_factory: pytest.TempPathFactory) -> str:
     first = tiny.image_folder(root / "paint", ["red", "green", "blue"])
     second = tiny.image_folder(root / "cloth", ["gray", "red"], seed=1)
     return f"folders:{first},{second}"
+
+
+@pytest.fixture(scope="session")
+def golden_clip(golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    """The backbone that the golden numbers were recorded with, frozen; shared, so tests that train take a clone."""
+    folder = tmp_path_factory.mktemp("golden") / "clip"
+    return golden_backbone(golden.settings["clip"], golden("clip_weights"), folder)
+
+
+@pytest.fixture(scope="session")
+def lessons(tiny_clip: Path, two_folders: str) -> Lessons:
+    """The two folders, decoded for the tiny CLIP."""
+    return lessons_of(Backbone.load(str(tiny_clip)), two_folders)

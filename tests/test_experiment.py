@@ -62,6 +62,14 @@ def assert_same(one: Path, other: Path) -> None:
     assert sorted(p.name for p in one.rglob("*")) == sorted(p.name for p in other.rglob("*"))
 
 
+OF = {
+    "finetune": {"method": "finetune"},
+    "separate": {"method": "separate"},
+    "moe-adapters": {"method": "moe-adapters", "strict": True, "iterations": 3, "checkpoint_every": 1},
+}
+"""What each method's runs change of the common settings."""
+
+
 @pytest.fixture(scope="module")
 def values(tiny_clip: Path, two_folders: str) -> dict:
     return {
@@ -74,9 +82,9 @@ def values(tiny_clip: Path, two_folders: str) -> dict:
 def whole(values: dict, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Uninterrupted runs, by method."""
     runs = {}
-    for method in ("finetune", "separate"):
+    for method in ("finetune", "separate", "moe-adapters"):
         runs[method] = tmp_path_factory.mktemp("whole") / method
-        assert run(values | {"method": method}, runs[method]) == (0, "")
+        assert run(values | OF[method], runs[method]) == (0, "")
     return runs
 
 
@@ -133,11 +141,20 @@ def test_all_at_once_has_one_row(values: dict, tmp_path: Path) -> None:
 # -- cut off and resumed -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("method", "fault"), [("finetune", 7), ("finetune", 28), ("finetune", 51), ("separate", 22)])
+@pytest.mark.parametrize(
+    ("method", "fault"),
+    [
+        ("finetune", 7),
+        ("finetune", 28),
+        ("finetune", 51),
+        ("separate", 22),
+        *[("moe-adapters", n) for n in (20, 45, 55, 60)],
+    ],
+)
 def test_cut_off_and_resumed_is_the_same_run(
     whole: dict[str, Path], values: dict, tmp_path: Path, method: str, fault: int
 ) -> None:
-    values = values | {"method": method}
+    values = values | OF[method]
     assert run(values, tmp_path / "run", str(fault))[0] == faults.EXIT_CODE
     assert run(values, tmp_path / "run") == (0, "")
     assert_same(whole[method], tmp_path / "run")

@@ -41,16 +41,22 @@ class View:
     std: tuple[float, ...]
     interpolation: str
     resize_mode: str
+    fill_color: int
 
     @property
     def key(self) -> str:
         """What decides the pixels of the view; part of the key of every cache built on it."""
-        return f"{self.size}-{self.interpolation}-{self.resize_mode}"
+        return f"{self.size}-{self.interpolation}-{self.resize_mode}-{self.fill_color}"
 
     @cached_property
     def _transforms(self) -> list:
         config = PreprocessCfg(
-            size=self.size, interpolation=self.interpolation, resize_mode=self.resize_mode, mean=self.mean, std=self.std
+            size=self.size,
+            interpolation=self.interpolation,
+            resize_mode=self.resize_mode,
+            fill_color=self.fill_color,
+            mean=self.mean,
+            std=self.std,
         )
         # open_clip's own pipeline without its last two steps (to float, normalize): those belong on the device.
         return image_transform_v2(config, is_train=False).transforms[:-2]
@@ -92,6 +98,7 @@ class Backbone(nn.Module):
             std=tuple(preprocess["std"]),
             interpolation=preprocess.get("interpolation", "bicubic"),
             resize_mode=preprocess.get("resize_mode", "shortest"),
+            fill_color=preprocess.get("fill_color", 0),
         )
         self.register_buffer("_mean", torch.tensor(self.view.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("_std", torch.tensor(self.view.std).view(1, 3, 1, 1), persistent=False)
@@ -118,8 +125,8 @@ class Backbone(nn.Module):
                 torch.manual_seed(0)  # `random` weights, and any weight a checkpoint leaves out, are reproducible
                 model = open_clip.create_model(source, load_weights=kwargs.pop("load_weights", True), **kwargs)
             tokenizer = open_clip.get_tokenizer(source)
-        except (OSError, RuntimeError, ValueError, KeyError) as error:
-            reason = " ".join(str(error).split())
+        except Exception as error:  # a damaged checkpoint or config raises whatever its reader comes up with
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise EverclipError(f"backbone '{name}' could not be loaded: {reason}") from error
         backbone = cls(model, tokenizer, name, precision).to(device)
         return backbone.requires_grad_(False).eval()
@@ -170,7 +177,7 @@ class Backbone(nn.Module):
             if not self.text_can_be_cut:
                 return self.model.encode_text(tokens).float()
             text = self.text_tower
-            eot = _eot_position(tokens, text)
+            eot = self.eot_position(tokens)
             length = int(eot.max()) + 1
             x = text.token_embedding(tokens[:, :length]) + text.positional_embedding[:length]
             x = text.transformer(x, attn_mask=text.attn_mask[:length, :length])
@@ -181,6 +188,13 @@ class Backbone(nn.Module):
                 x = projection(x) if isinstance(projection, nn.Linear) else x @ projection
             return x.float()
 
+    def eot_position(self, tokens: Tensor) -> Tensor:
+        """Index of the token that the text tower pools, (P,)."""
+        text = self.text_tower
+        positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+        eos = getattr(text, "text_eos_id", getattr(text, "eos_id", None))
+        return text_global_pool(positions, tokens, _pool_type(text), eos_token_id=eos)
+
     def tokenize(self, texts: list[str]) -> Tensor:
         """Strings → token ids (P, context) on the model's device.
 
@@ -189,10 +203,11 @@ class Backbone(nn.Module):
         """
         tokens = self.tokenizer(texts)
         context = tokens.shape[1]
-        # A prompt that fills the whole context is suspicious: tokenize it again with room to spare and count.
-        full = (tokens != 0).all(dim=1).nonzero().flatten().tolist() if self.text_can_be_cut else []
-        for index in full:
-            if int((self.tokenizer([texts[index]], context_length=4 * context) != 0).sum()) > context:
+        # A prompt that fills the context may have been cut: tokenize it again with room to spare. The last token may be
+        # an end mark that equals padding (SigLIP), so the last but one tells.
+        padding = int(self.tokenizer([""])[0, -1])
+        for index in (tokens[:, -2] != padding).nonzero().flatten().tolist():
+            if bool((self.tokenizer([texts[index]], context_length=4 * context)[0, context:] != padding).any()):
                 raise InputError(
                     f"the prompt '{texts[index][:80]}…' is longer than the {context} tokens that backbone "
                     f"'{self.name}' reads; shorten the class name or the template."
@@ -254,21 +269,20 @@ class Backbone(nn.Module):
             sha.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
         return sha.hexdigest()[:32]
 
-    def clone(self) -> Backbone:
-        """A copy with its own weights, for methods that train them; tokenizer and view are shared."""
-        twin = Backbone(copy.deepcopy(self.model), self.tokenizer, self.name, self.precision)
-        return twin.to(self.device)
+    def clone(self, share_weights: bool = False) -> Backbone:
+        """A second model; tokenizer and view are shared.
+
+        Args:
+            share_weights: False: a copy with its own weights, for methods that train them. True: other modules around
+                the very same tensors, for methods that add something to frozen blocks.
+        """
+        tensors = [*self.model.parameters(), *self.model.buffers()] if share_weights else []
+        model = copy.deepcopy(self.model, {id(tensor): tensor for tensor in tensors})
+        return Backbone(model, self.tokenizer, self.name, self.precision).to(self.device)
 
 
 def _pool_type(text: nn.Module) -> str:
     return getattr(text, "text_pool_type", None) or getattr(text, "pool_type", "")
-
-
-def _eot_position(tokens: Tensor, text: nn.Module) -> Tensor:
-    """Index of the pooled token of each prompt, (P,)."""
-    positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
-    eos = getattr(text, "text_eos_id", getattr(text, "eos_id", None))
-    return text_global_pool(positions, tokens, _pool_type(text), eos_token_id=eos)
 
 
 def _resolve(name: str) -> tuple[str, dict]:

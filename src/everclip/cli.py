@@ -2,46 +2,79 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 # Everything that imports torch is imported inside the commands: `everclip --help` answers at once.
+from everclip import __version__
 from everclip.errors import EverclipError, InputError
 
 app = typer.Typer(
     name="everclip",
     help="Teach a CLIP model task after task: without the old data, without forgetting, without losing zero-shot.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
+UsageError = typer.BadParameter.__base__
+"""What typer raises for a command line that it cannot parse; it gives the class no public name of its own."""
+
 Setting = Annotated[
-    Optional[list[str]],  # noqa: UP045  (typer reads this annotation)
+    list[str] | None,
     typer.Option(
         "--set", metavar="KEY=VALUE", help="Any other setting, for example --set iterations=60 --set lr=1e-3."
     ),
 ]
 
 
+class _Stopped(BaseException):
+    """A signal asks the process to end. Not a KeyboardInterrupt: typer would answer that by itself, without a word."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.name = signal.Signals(number).name
+        self.exit_status = 128 + number
+
+
+@app.callback(invoke_without_command=True)
+def _everclip(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False
+) -> None:
+    if version:
+        typer.echo(f"everclip {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
 @app.command()
 def run(
-    recipe: Annotated[str, typer.Argument(help="A recipe: a YAML file, or the name of one in the package.")] = "",
-    stream: Annotated[str, typer.Option(help="folders:DIR1,DIR2,… · drawn[:NAME,…] · embeddings:A.npz,…")] = "",
-    method: Annotated[str, typer.Option(help="One of `everclip methods`.")] = "",
-    backbone: Annotated[str, typer.Option(help="embedded · ARCH/TAG · ARCH/FILE · hf-hub:ORG/NAME · a folder.")] = "",
-    selector: Annotated[str, typer.Option(help="One of `everclip selectors`.")] = "",
-    candidates: Annotated[str, typer.Option(help="task · seen · all: which classes an image is scored against.")] = "",
-    seed: Annotated[Optional[int], typer.Option(help="Seed of everything random.")] = None,  # noqa: UP045
-    device: Annotated[str, typer.Option(help="auto · cpu · cuda · …")] = "",
-    precision: Annotated[str, typer.Option(help="float32 · bf16")] = "",
-    workers: Annotated[Optional[int], typer.Option(help="Threads that decode and augment images.")] = None,  # noqa: UP045
-    out: Annotated[Optional[Path], typer.Option(help="Run directory; by default below ./runs.")] = None,  # noqa: UP045
+    recipe: Annotated[
+        str | None, typer.Argument(help="A recipe: a YAML file, or the name of one in the package.")
+    ] = None,
+    stream: Annotated[
+        str | None, typer.Option(help="folders:DIR1,DIR2,… · drawn[:NAME,…] · embeddings:A.npz,…")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="One of `everclip methods`.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="embedded · ARCH/TAG · ARCH/FILE · hf-hub:ORG/NAME · a folder.")
+    ] = None,
+    selector: Annotated[str | None, typer.Option(help="One of `everclip selectors`.")] = None,
+    candidates: Annotated[
+        str | None, typer.Option(help="task · seen · all: which classes an image is scored against.")
+    ] = None,
+    seed: Annotated[str | None, typer.Option(metavar="N", help="Seed of everything random.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto · cpu · cuda · …")] = None,
+    precision: Annotated[str | None, typer.Option(help="float32 · bf16")] = None,
+    workers: Annotated[str | None, typer.Option(metavar="N", help="Threads that decode and augment images.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory; by default below ./runs.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that --out holds.")] = False,
     settings: Setting = None,
 ) -> None:
@@ -51,13 +84,12 @@ def run(
     from everclip.recipes import read_recipe
     from everclip.report import compare as side_by_side
 
-    given = {
+    options = {
         "stream": stream, "method": method, "backbone": backbone, "selector": selector, "candidates": candidates,
         "seed": seed, "device": device, "precision": precision, "workers": workers,
     }  # fmt: skip
     values = read_recipe(recipe) if recipe else {}
-    values |= {name: value for name, value in given.items() if value not in ("", None)}
-    values |= _parsed(settings or [])
+    values |= _given({name: value for name, value in options.items() if value is not None}, settings or [])
     configuration = config.Config.of(values)
     out = out or config.default_directory(configuration)
     display = Display()
@@ -83,16 +115,16 @@ def demo(
 @app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run directories.")],
-    candidates: Annotated[str, typer.Option(help="task · seen · all; by default that of the runs.")] = "",
+    candidates: Annotated[str | None, typer.Option(help="task · seen · all; by default that of the runs.")] = None,
     mix: Annotated[bool, typer.Option("--mix", help="Compare runs of different protocols all the same.")] = False,
-    csv: Annotated[Optional[Path], typer.Option(help="Write the table as CSV.")] = None,  # noqa: UP045
-    latex: Annotated[Optional[Path], typer.Option(help="Write the table as LaTeX.")] = None,  # noqa: UP045
-    plot: Annotated[Optional[Path], typer.Option(help="Draw the comparison (.png, .svg or .pdf).")] = None,  # noqa: UP045
+    csv: Annotated[Path | None, typer.Option(help="Write the table as CSV.")] = None,
+    latex: Annotated[Path | None, typer.Option(help="Write the table as LaTeX.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the comparison (.png, .svg or .pdf).")] = None,
 ) -> None:
     """Put finished runs side by side; refuses to mix protocols unless told."""
     from everclip.report import compare as side_by_side
 
-    comparison = side_by_side(runs, candidates or None, mix)
+    comparison = side_by_side(runs, candidates, mix)
     _print(comparison.table())
     comparison.save(csv=csv, latex=latex, plot=plot)
 
@@ -139,17 +171,20 @@ def _catalog(registry: dict[str, Any], as_json: bool, fields: tuple[str, ...]) -
     _print(table)
 
 
-def _parsed(settings: list[str]) -> dict[str, Any]:
-    """`KEY=VALUE` strings → values, read as YAML so that numbers, lists and `null` come out as such."""
+def _given(options: dict[str, Any], settings: list[str]) -> dict[str, Any]:
+    """Options and `KEY=VALUE` strings together, the latter read as YAML: numbers, lists and `null` come out as such."""
     import yaml
 
-    values = {}
+    values = dict(options)
     for setting in settings:
         key, equals, value = setting.partition("=")
-        if not equals or not key.strip():
+        key = key.strip()
+        if not equals or not key:
             raise InputError(f"--set {setting} is not of the form KEY=VALUE, for example --set lr=1e-3.")
+        if key in values:
+            raise InputError(f"--set {setting} gives {key} a second time, after {key}={values[key]}; give it once.")
         try:
-            values[key.strip()] = yaml.safe_load(value)
+            values[key] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise InputError(
                 f"--set {setting}: '{value}' is not a value (a number, a word, or a list [a, b])."
@@ -166,15 +201,44 @@ def _print(renderable: Any) -> None:
     console.print(renderable)
 
 
-def main() -> None:
-    """Entry point: every error raised on purpose becomes one sentence and an exit status."""
-    # A plain `kill` should leave by the front door too: the lock goes, the sentence is printed.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+def main(args: list[str] | None = None) -> NoReturn:
+    """Run a command line; whatever goes wrong outside the program becomes one sentence and an exit status.
+
+    Args:
+        args: what follows the program's name; by default that of the process.
+
+    Raises:
+        SystemExit: always. 0: done, 1: it failed while working, 2: the request is wrong, 128 + N: stopped by signal N.
+    """
+    message = ""
     try:
-        app(standalone_mode=True)
+        with _signals_raise():
+            status = app(args, prog_name="everclip", standalone_mode=False)
+    except UsageError as error:
+        command = error.ctx.command_path if error.ctx else "everclip"
+        message, status = f"{error.format_message().rstrip('.')}; see {command} --help.", 2
     except EverclipError as error:
-        typer.echo(f"everclip: {error}", err=True)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("everclip: interrupted; go on with --resume.", err=True)
-        sys.exit(130)
+        message, status = str(error), error.exit_code
+    except OSError as error:
+        message, status = f"the system refused: {error}; put that right, then add --resume to go on.", 1
+    except _Stopped as stop:
+        message = f"stopped by {stop.name}; what was done is kept: add --resume to go on from there."
+        status = stop.exit_status
+    if message:
+        typer.echo(f"everclip: {message}", err=True)
+    sys.exit(status)
+
+
+@contextlib.contextmanager
+def _signals_raise() -> Iterator[None]:
+    """Ctrl-C and a plain `kill` leave by the front door: the bar is cleared, the lock goes, a sentence is printed."""
+
+    def stop(number: int, frame: object) -> NoReturn:
+        raise _Stopped(number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -72,6 +72,9 @@ class Config:
 
 
 def _validated(model: type[BaseModel], values: Mapping[str, Any]) -> Any:
+    for name, field in model.model_fields.items():
+        if isinstance(values.get(name), bool) and field.annotation is not bool:  # pydantic reads true as 1
+            raise InputError(f"{name}={str(values[name]).lower()} is not valid ({name}: {field.description}).")
     try:
         return model(**{name: value for name, value in values.items() if name in model.model_fields})
     except ValidationError as error:
@@ -79,10 +82,13 @@ def _validated(model: type[BaseModel], values: Mapping[str, Any]) -> Any:
         name = str(first["loc"][0])
         reasons = " or ".join(dict.fromkeys(e["msg"] for e in error.errors() if e["loc"][0] == name))
         help_line = model.model_fields[name].description
-        raise InputError(f"{name}={values[name]} is not valid: {reasons} ({name}: {help_line}).") from error
+        given = "" if values[name] is None else values[name]
+        raise InputError(f"{name}={given} is not valid: {reasons} ({name}: {help_line}).") from error
 
 
 def default_directory(config: Config) -> Path:
     """Where a run goes when nobody says: `runs/STREAM/METHOD-seedN`."""
-    name = re.sub(r"[^\w.+-]+", "-", config.setup.stream).strip("-")[:60]
-    return Path("runs") / name / f"{config.setup.method}-seed{config.protocol.seed}"
+    kind, _, parts = config.setup.stream.partition(":")
+    names = [kind, *(Path(part.strip()).name for part in parts.split(",") if part.strip())]
+    name = re.sub(r"[^\w.+-]+", "-", "-".join(names)).strip("-")
+    return Path("runs") / name[:80] / f"{config.setup.method}-seed{config.protocol.seed}"

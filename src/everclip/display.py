@@ -21,8 +21,8 @@ class Display:
         self.console = console or Console(stderr=True, quiet=quiet)
 
     def note(self, text: str) -> None:
-        """Print a line."""
-        self.console.print(text, highlight=False, markup=False)
+        """Print a line, however long: a path that is broken in two cannot be copied."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     @contextlib.contextmanager
     def bar(self, what: str, total: int | None = None) -> Iterator[Callable[[int, int], None]]:

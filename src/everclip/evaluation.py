@@ -129,7 +129,7 @@ class Evaluator:
         if self.protocol.routing == "batch":
             p = vote(p, VOTE_BATCH)
         chosen = torch.bincount(p.argmax(dim=1), minlength=p.shape[1]).numpy()
-        p = torch.where(p < ROUTE_FLOOR, 0.0, p)
+        p = torch.where(p < p.amax(dim=1, keepdim=True).clamp(max=ROUTE_FLOOR), 0.0, p)
         p = p / p.sum(dim=1, keepdim=True)
         columns = [*(task.index for task in self.selector.tasks), ORIGINAL]
         return {route: p[:, column] for column, route in enumerate(columns)}, chosen

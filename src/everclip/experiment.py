@@ -16,7 +16,7 @@ from torch import Tensor
 from everclip import __version__
 from everclip.backbone import Backbone
 from everclip.config import HOW_NOT_WHAT, Config
-from everclip.data import Images, LabeledEmbeddings, decoded, viewed
+from everclip.data import BadImage, Images, ImageSource, LabeledEmbeddings, decoded, viewed
 from everclip.display import Display
 from everclip.errors import InputError
 from everclip.evaluation import Evaluator, Outcome, TestSet
@@ -27,7 +27,7 @@ from everclip.report import load_run, render, summarize
 from everclip.runs import RunDirectory, State
 from everclip.selectors import Selector, selector_class
 from everclip.streams import CANDIDATES, Stream, Task, open_stream
-from everclip.training import Position, Trainer, TrainingSet
+from everclip.training import Position, Trainer, TrainingSet, mix
 
 TRAINING_IMAGE_SCALE = 2
 """Decoded training images are kept at up to this many times the tower's input size: enough for every crop."""
@@ -116,6 +116,8 @@ class Experiment:
         device = resolve_device(config.setup.device)
         self.backbone = Backbone.load(config.setup.backbone, device, config.setup.precision)
         self.features = FrozenFeatures(self.backbone)
+        if self.method_type.trains:
+            self._require_training_images()
         self.tests = [
             TestSet(task.info, self._viewed(task.test, f"{task.name}: test images")) for task in self.stream.tasks
         ]
@@ -151,15 +153,39 @@ class Experiment:
 
     # -- data ------------------------------------------------------------------------------------------------------
 
-    def _viewed(self, split: Any, what: str) -> Images | LabeledEmbeddings:
+    def _viewed(self, split: ImageSource | LabeledEmbeddings, what: str) -> Images | LabeledEmbeddings:
         if isinstance(split, LabeledEmbeddings):
             return split
         with self.display.bar(what) as bar:
-            return viewed(split, self.backbone.view, self.workers, bar)
+            images = viewed(split, self.backbone.view, self.workers, bar)
+        return self._told(images, what)
 
-    def _decoded(self, split: Any, what: str) -> Images:
+    def _decoded(self, split: ImageSource, what: str) -> Images:
         with self.display.bar(what) as bar:
-            return decoded(split, TRAINING_IMAGE_SCALE * self.backbone.view.size, self.workers, bar)
+            images = decoded(split, TRAINING_IMAGE_SCALE * self.backbone.view.size, self.workers, bar)
+        return self._told(images, what)
+
+    def _told(self, images: Images, what: str) -> Images:
+        if images.skipped:
+            name, reason = images.skipped[0]
+            self.display.note(f"{what}: {len(images.skipped)} skipped, the first is {name}: {reason}")
+        return images
+
+    def _require_training_images(self) -> None:
+        """Find a task without a single good training image now, not hours later."""
+        for task in self.stream.tasks:
+            problem = None
+            for index in range(len(task.train)):
+                try:
+                    task.train.decode(index)
+                    break
+                except BadImage as error:
+                    problem = problem or error
+            else:
+                raise InputError(
+                    f"none of the {len(task.train)} training images of '{task.name}' can be used (the first, "
+                    f"{problem}); repair them or leave the task out."
+                )
 
     # -- learning --------------------------------------------------------------------------------------------------
 
@@ -168,6 +194,8 @@ class Experiment:
         start = time.perf_counter()
         resumed_at = state.step
         if resumed_at is None:
+            # What a method draws when a task begins must not depend on what this process drew before.
+            torch.manual_seed(mix(self.config.protocol.seed, number))
             for task in stage:
                 method.begin_task(task.info)
         sets = []

@@ -44,9 +44,12 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write a whole file at once; see `atomic_file`."""
+    """Write a whole file at once, text as UTF-8; see `atomic_file`."""
+    if isinstance(content, str):
+        # A file name need not be UTF-8; what Python makes of one becomes an escape that JSON and YAML read back.
+        content = content.encode(errors="backslashreplace")
     with atomic_file(path) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+        file.write(content)
 
 
 def sha256(path: Path) -> str:

@@ -166,8 +166,11 @@ class RunDirectory:
         path = self.path / "events.jsonl"
         # A line cut off by a kill stays alone on its line.
         torn = path.exists() and path.read_bytes()[-1:] not in (b"\n", b"")
-        with open(path, "a") as file:
-            file.write(("\n" if torn else "") + line + "\n")
+        try:
+            with open(path, "a") as file:
+                file.write(("\n" if torn else "") + line + "\n")
+        except OSError as error:
+            raise self._unwritable("events.jsonl", error) from error
 
     def write(self, name: str, content: bytes | str) -> None:
         """Write one of the run's files, whole or not at all.
@@ -178,10 +181,7 @@ class RunDirectory:
         try:
             write_atomic(self.path / name, content)
         except OSError as error:
-            raise EverclipError(
-                f"{self.path / name} could not be written ({error.strerror}); nothing is lost: make room, then go on "
-                "with --resume."
-            ) from error
+            raise self._unwritable(name, error) from error
 
     def write_json(self, name: str, content: object) -> None:
         """Write one of the run's files as JSON, in a form that equal content makes equal."""
@@ -270,6 +270,12 @@ class RunDirectory:
             if sha256(self.path / file) != expected:
                 raise self._damaged(file)
         return state
+
+    def _unwritable(self, name: str, error: OSError) -> EverclipError:
+        return EverclipError(
+            f"{self.path / name} could not be written ({error.strerror}); nothing is lost: make room, then go on with "
+            "--resume."
+        )
 
     def _damaged(self, name: str) -> EverclipError:
         return EverclipError(

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -28,6 +29,9 @@ CHECK_EVERY = 10
 """Steps between looks at the losses: reading one waits for the device, so it is not done at every step."""
 
 
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
 class TrainingConfig(BaseModel):
     """The training recipe (METHODS §5); the defaults are the development recipe, for small models on folders."""
 
@@ -36,7 +40,9 @@ class TrainingConfig(BaseModel):
     iterations: int = Field(150, ge=1, description="optimizer steps per task")
     batch: int = Field(32, ge=1, description="images per step")
     warmup: int = Field(15, ge=0, description="steps of linear warm-up before the cosine")
-    lr: float | list[float] = Field(1e-3, description="peak learning rate, or a list with one per task")
+    lr: Rate | Annotated[list[Rate], Field(min_length=1)] = Field(
+        1e-3, description="peak learning rate, or a list with one per task"
+    )
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay")
     checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints within a task")
 
@@ -129,8 +135,10 @@ class Trainer:
         self.config = config
         self.seed = seed
         self.workers = workers
-        self.total = config.iterations * len(sets)
-        self.owners = _schedule(sets, config.iterations, seed)
+        phases = method.phases(config.iterations)
+        self.phase_starts = {int(start): phase for phase, start in enumerate(np.cumsum(phases[:-1]) * len(sets), 1)}
+        self.total = sum(phases) * len(sets)
+        self.owners = _schedule(sets, sum(phases), seed)
         self.base_lr = config.lr_of(sets[0].info.index, tasks)
         self.named = {name: p for name, p in method.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(
@@ -164,10 +172,12 @@ class Trainer:
         seen, clock = 0, time.perf_counter()
         for step, batch in self._batches(first):
             fault_point("training step")
+            if step in self.phase_starts:
+                self.method.begin_phase(self.phase_starts[step])
             rate = lr_at(step, self.base_lr, self.config.warmup, self.total)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            torch.manual_seed(_mix(self.seed, self.sets[0].info.index, step))
+            torch.manual_seed(mix(self.seed, self.sets[0].info.index, step))
             loss = self.method(batch)
             self.optimizer.zero_grad(set_to_none=True)
             loss.total.backward()
@@ -188,6 +198,7 @@ class Trainer:
                     self._check_weights(done)
                     on_checkpoint(Position(done, self._optimizer_state()))
         self._check_weights(self.total)
+        self.method.zero_grad(set_to_none=True)  # what is frozen next keeps no gradient in memory
 
     def _batches(self, first: int) -> Iterator[tuple[int, Batch]]:
         """Batches from step `first` on; the next one is augmented while the current one trains."""
@@ -236,9 +247,9 @@ class Trainer:
                 )
 
     def _optimizer_state(self) -> dict[str, Tensor]:
-        """AdamW's moments as `PARAMETER/exp_avg` and so on; parameters that never had a gradient have none."""
-        states = self.optimizer.state
-        return {f"{name}/{key}": value for name, p in self.named.items() for key, value in states.get(p, {}).items()}
+        """AdamW's moments as `PARAMETER/exp_avg` and so on, of what is still trained and ever had a gradient."""
+        states = {name: self.optimizer.state.get(p, {}) for name, p in self.named.items() if p.requires_grad}
+        return {f"{name}/{key}": value for name, state in states.items() for key, value in state.items()}
 
     def _load_optimizer(self, tensors: dict[str, Tensor]) -> None:
         for full_name, value in tensors.items():
@@ -248,6 +259,6 @@ class Trainer:
             self.optimizer.state[parameter][key] = value.to(parameter.device, copy=True)
 
 
-def _mix(*numbers: int) -> int:
+def mix(*numbers: int) -> int:
     """One 63-bit seed from several numbers."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

@@ -22,12 +22,25 @@ def check_class_names(class_names: Sequence[str], where: str) -> None:
         plain = " ".join(name.split()).casefold()
         if not plain:
             raise InputError(f"{where} has a class with an empty name; give it a name")
+        check_encodable(name, where)
         if plain in seen:
             raise InputError(
                 f"{where} has two classes that are equal up to case and spaces, {seen[plain]!r} and {name!r}; "
                 "rename one or merge them"
             )
         seen[plain] = name
+
+
+def check_encodable(name: str, where: str) -> None:
+    """Require a name that can be written as text: a file name of other bytes than UTF-8 cannot.
+
+    Raises:
+        InputError: a sentence that begins with `where`.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{where} has the name {name!r}, which is not valid text; rename it") from None
 
 
 def check_templates(templates: Sequence[str], where: str) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from everclip.errors import InputError
 from everclip.methods.full_model import Finetune, Joint, Separate
 from everclip.methods.method import ORIGINAL, Batch, Loss, Method, MethodConfig
+from everclip.methods.moe_adapters import MoEAdapters
 from everclip.methods.zero_shot import ZeroShot
 
 __all__ = ["METHODS", "ORIGINAL", "Batch", "Loss", "Method", "MethodConfig", "method_class"]
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (ZeroShot, Finetune, Joint, Separate)}
+METHODS: dict[str, type[Method]] = {
+    method.name: method for method in (ZeroShot, Finetune, MoEAdapters, Joint, Separate)
+}
 
 
 def method_class(name: str) -> type[Method]:

@@ -30,7 +30,7 @@ class FullModel(Method):
     """All weights but logit_scale are trained with CE_ε over the class prompts of the batch's task (METHODS §4)."""
 
     Config = FullModelConfig
-    training_defaults: ClassVar[dict] = {"lr": 5e-5}
+    training_defaults: ClassVar[dict] = {"lr": 2e-4}
 
     def __init__(self, backbone: Backbone, config: FullModelConfig, features: FrozenFeatures | None = None) -> None:
         super().__init__(backbone, config, features)

@@ -117,6 +117,13 @@ class Method(nn.Module):
         """Loss of one batch."""
         raise NotImplementedError(f"{self.name} does not learn by gradient")
 
+    def phases(self, iterations: int) -> list[int]:
+        """Steps of each phase of a task's training, given the recipe's iterations."""
+        return [iterations]
+
+    def begin_phase(self, phase: int) -> None:
+        """Called before the first step of every phase but the first (phase 0 begins with `begin_task`)."""
+
     def after_step(self, step: int) -> None:
         """Called after optimizer step `step` (0-based)."""
 
@@ -169,6 +176,10 @@ class Method(nn.Module):
             working: `working_state`.
         """
         self.tasks = list(tasks)
+
+    def promised(self) -> frozenset[Promise]:
+        """What this instance promises: the class's `promises`, and what its settings add."""
+        return self.promises
 
     def trained_parameters(self) -> int:
         """How many parameters the current task trains."""

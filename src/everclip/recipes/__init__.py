@@ -30,9 +30,10 @@ def read_recipe(name: str) -> dict[str, Any]:
             raise InputError(f"recipe '{name}' is neither a file nor one of: {', '.join(recipe_names())}.")
         source = files("everclip.recipes") / f"{name}.yaml"
     try:
-        values = yaml.safe_load(source.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"recipe {name} can't be read as YAML: {' '.join(str(error).split())}.") from error
+        with source.open("rb") as file:  # an open file, so that YAML's own messages name it
+            values = yaml.safe_load(file)
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(f"recipe {name} can't be read: {' '.join(str(error).split())}; correct the file.") from error
     if not isinstance(values, dict):
         raise InputError(f"recipe {name} holds no settings; write lines such as 'method: finetune'.")
     return values

@@ -6,9 +6,11 @@ can tell apart, and no meaning rests on color alone.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
 from html import escape
 from pathlib import Path
@@ -176,7 +178,7 @@ def save(figure: Figure, path: str | Path) -> None:
     """
     path = Path(path)
     dates = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": "everclip"}):
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": "everclip"}), _any_script():
         figure.savefig(path, dpi=200, metadata=dates.get(path.suffix.lower()))
 
 
@@ -188,7 +190,7 @@ def inline_svg(figure: Figure, name: str) -> str:
         name: alternative text; unique on the page, since it keeps the element's ids apart from other plots'.
     """
     buffer = io.StringIO()
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}), _any_script():
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
     width, height = map(float, re.findall(r'(?:width|height)="([\d.]+)pt"', svg)[:2])
@@ -198,6 +200,14 @@ def inline_svg(figure: Figure, name: str) -> str:
         f'<svg role="img" aria-label="{escape(name)}" viewBox="0 0 {width:g} {height:g}" '
         f'style="max-width:{1.2 * width:.0f}pt">{body}'
     )
+
+
+@contextlib.contextmanager
+def _any_script() -> Iterator[None]:
+    """Names in scripts that matplotlib's font lacks are no cause for alarm: in SVG the browser draws them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        yield
 
 
 def _chosen(results: Mapping[str, Any], candidates: str | None) -> tuple[list[str], Mapping[str, Any]]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from everclip.errors import InputError
+from everclip.selectors.gaussian import Gaussian
 from everclip.selectors.oracle import Oracle
 from everclip.selectors.selector import Selector, SelectorConfig, vote
 
 __all__ = ["SELECTORS", "Selector", "SelectorConfig", "selector_class", "vote"]
 
-SELECTORS: dict[str, type[Selector]] = {selector.name: selector for selector in (Oracle,)}
+SELECTORS: dict[str, type[Selector]] = {selector.name: selector for selector in (Gaussian, Oracle)}
 
 
 def selector_class(name: str) -> type[Selector]:

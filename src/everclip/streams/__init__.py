@@ -19,6 +19,11 @@ def _folders(names: list[str], protocol: Protocol) -> list[Dataset]:
     """Image folders, one task each: `folders:DIR1,DIR2,…`."""
     datasets = []
     for name in names:
+        if not Path(name).expanduser().is_dir():
+            raise InputError(
+                f"'{name}' in the stream is not a folder; check the path (commas separate folders: rename or link one "
+                "that has a comma in its name)."
+            )
         folder = read_folder(Path(name).expanduser(), seed=protocol.seed)
         datasets.append(Dataset(folder.name, folder.class_names, folder.templates, folder.train, folder.test))
     return datasets
@@ -71,6 +76,7 @@ def open_stream(spec: str, protocol: Protocol) -> Stream:
     names = [name.strip() for name in rest.split(",") if name.strip()]
     if not names and kind != "drawn":
         raise InputError(f"stream '{spec}' names no data set; write {kind}:A,B,…")
-    return build_stream(
-        spec, "embeddings" if kind == "embeddings" else "images", STREAMS[kind](names, protocol), protocol
-    )
+    datasets = STREAMS[kind](names, protocol)
+    # Named by its data sets, not by where they lie: results of two machines are of the same stream.
+    name = f"{kind}:{','.join(dataset.name for dataset in datasets)}"
+    return build_stream(name, "embeddings" if kind == "embeddings" else "images", datasets, protocol)

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from everclip.data import ImageSource, LabeledEmbeddings, few_shot, split
+from everclip.data.names import check_encodable
 from everclip.errors import InputError
 
 CANDIDATES = ("task", "seen", "all")
@@ -121,6 +122,8 @@ def build_stream(
                 f"{count} data sets of the stream are called '{dataset_name}'; give them different names "
                 '("name" in dataset.json).'
             )
+    for dataset in datasets:
+        check_encodable(dataset.name, f"stream '{kind}'")
     if protocol.evaluate_on == "validation" and protocol.validation == 0:
         raise InputError("evaluate_on=validation needs held-out images, but validation=0; set validation=0.1, say.")
     tasks = []

@@ -1,0 +1,206 @@
+"""Mixture-of-experts adapters: gating, experts, and the branch they form beside a transformer block.
+
+Source: MoE-Adapters, Yu et al., CVPR 2024 (arXiv 2403.11549), in the form of its published code (METHODS §1). With
+h = x + Attn(LN1(x)) a block returns h + MLP(LN2(h)) + MoE(h): the branch reads the un-normalized residual h.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NOISE_FLOOR = 0.01
+"""Added to the learned noise level, so that gating noise never vanishes in training."""
+
+
+def noisy_top_k(logits: Tensor, noise_std: Tensor | None, k: int, noise: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Keep the k largest (noisy) logits of each row and share the weight among them by softmax.
+
+    Args:
+        logits: (B, E) router logits c·W_g.
+        noise_std: (B, E) noise level softplus(c·W_n) + 0.01; None without noise.
+        k: experts per sample, at most E.
+        noise: (B, E) standard normal draws; None without noise.
+
+    Returns:
+        gates (B, k), which sum to 1 per row, and the experts they belong to (B, k), int64.
+    """
+    noisy = logits if noise is None or noise_std is None else logits + noise * noise_std
+    kept, experts = noisy.topk(min(k, logits.shape[1]), dim=1)
+    return kept.softmax(dim=1), experts
+
+
+def importance(gates: Tensor, experts: Tensor, count: int) -> Tensor:
+    """Sum of the gates of each expert over the batch: (B, k), (B, k) → (count,)."""
+    return gates.new_zeros(count).index_add(0, experts.flatten(), gates.flatten())
+
+
+def smooth_load(logits: Tensor, noise_std: Tensor, k: int, noise: Tensor) -> Tensor:
+    """Expected number of samples that select each expert, differentiable: (B, E), (B, E) → (E,).
+
+    Shazeer et al. 2017 (arXiv 1701.06538), appendix A: the probability that a fresh draw of an expert's own noise keeps
+    it in the top k, the noise of the others being as drawn. Defined for k < E.
+    """
+    noisy = logits + noise * noise_std
+    largest = noisy.topk(k + 1, dim=1).values
+    inside = noisy > largest[:, k : k + 1]
+    threshold = torch.where(inside, largest[:, k : k + 1], largest[:, k - 1 : k])
+    return torch.special.ndtr((logits - threshold) / noise_std).sum(dim=0)
+
+
+def squared_variation(values: Tensor) -> Tensor:
+    """cv² = Var(v) / (mean(v)² + 1e-10), the imbalance of importance or load over the experts; unbiased variance."""
+    return values.float().var() / (values.float().mean() ** 2 + 1e-10)
+
+
+class Expert(nn.Module):
+    """Bottleneck adapter: Linear(d → r) → ReLU → dropout → Linear(r → d), times `scale` (applied by the branch).
+
+    The down weight starts Kaiming-uniform(a = √5), everything else at zero: a new expert adds exactly nothing.
+    """
+
+    def __init__(self, width: int, bottleneck: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(width, bottleneck)  # nn.Linear's own start is Kaiming-uniform(a = √5)
+        self.up = nn.Linear(bottleneck, width)
+        for tensor in (self.down.bias, self.up.weight, self.up.bias):
+            nn.init.zeros_(tensor)
+
+
+class Router(nn.Module):
+    """Gate and noise matrices W_g, W_n (d, E) of one task, zero at the start.
+
+    Attributes:
+        allowed: (E,) bool; experts outside are never selected (strict mode seals a task on its frozen experts).
+    """
+
+    def __init__(self, width: int, experts: int) -> None:
+        super().__init__()
+        self.gate = nn.Parameter(torch.zeros(width, experts))
+        self.noise = nn.Parameter(torch.zeros(width, experts))
+        self.register_buffer("allowed", torch.ones(experts, dtype=torch.bool))
+
+    def forward(self, c: Tensor) -> tuple[Tensor, Tensor]:
+        """Router inputs (B, d) → logits (B, E) and noise levels (B, E), float32 under autocast too."""
+        with torch.autocast(c.device.type, enabled=False):
+            c = c.float()
+            logits = (c @ self.gate).masked_fill(~self.allowed, float("-inf"))
+            return logits, F.softplus(c @ self.noise) + NOISE_FLOOR
+
+
+class MoEBranch(nn.Module):
+    """The experts of one block, shared by all tasks, and one router per task.
+
+    Attributes:
+        frozen_by: (E,) int64, the task that froze an expert for good, −1 for experts that still learn.
+        hits: (E,) int64, samples of the current task that selected each expert in training.
+    """
+
+    def __init__(self, width: int, bottleneck: int, top_k: int, scale: float, dropout: float) -> None:
+        super().__init__()
+        self.width, self.bottleneck, self.top_k = width, bottleneck, top_k
+        self.scale, self.dropout = scale, dropout
+        self.experts = nn.ModuleList()
+        self.routers = nn.ModuleList()
+        self.register_buffer("frozen_by", torch.zeros(0, dtype=torch.int64))
+        self.register_buffer("hits", torch.zeros(0, dtype=torch.int64))
+        self.balance: Tensor | None = None
+
+    def add_experts(self, count: int) -> None:
+        """Append new experts; routers that exist stay blind to them."""
+        for _ in range(count):
+            self.experts.append(Expert(self.width, self.bottleneck).to(self.hits.device))
+        self.frozen_by = torch.cat([self.frozen_by, self.frozen_by.new_full((count,), -1)])
+        self.hits = self.hits.new_zeros(len(self.experts))
+
+    def add_router(self) -> None:
+        """Append the router of a new task, which sees the experts that exist now."""
+        self.routers.append(Router(self.width, len(self.experts)).to(self.hits.device))
+
+    def freeze_most_hit(self, count: int) -> Tensor:
+        """Activate-freeze: freeze the `count` most-hit experts for good (ties: lowest index); returns them (count,)."""
+        chosen = self.hits.sort(descending=True, stable=True).indices[:count]
+        new = chosen[self.frozen_by[chosen] < 0]
+        self.frozen_by[new] = len(self.routers) - 1
+        self.train_what_is_free()
+        return chosen
+
+    def train_what_is_free(self) -> None:
+        """Let gradients reach the experts that are not frozen, and no others."""
+        for expert, task in zip(self.experts, self.frozen_by.tolist(), strict=True):
+            expert.requires_grad_(task < 0)
+
+    def restrict(self) -> None:
+        """Strict mode: the latest router sees frozen experts only from now on."""
+        router = self.routers[-1]
+        router.allowed.copy_(self.frozen_by[: len(router.allowed)] >= 0)
+
+    def gates(self, c: Tensor, route: Tensor) -> tuple[Tensor, Tensor]:
+        """Gates (B, k) and experts (B, k) of router inputs (B, d), each sample by the router of its task (B,) ≥ 0."""
+        gates = c.new_zeros(len(c), self.top_k)
+        experts = torch.zeros(len(c), self.top_k, dtype=torch.int64, device=c.device)
+        tasks = route.unique().tolist()
+        for task in tasks:
+            rows = slice(None) if len(tasks) == 1 else (route == task).nonzero().flatten()
+            logits, level = self.routers[task](c[rows])
+            noise = draw_noise(logits) if self.training else None
+            part, index = noisy_top_k(logits, level, self.top_k, noise)
+            if self.training:
+                self._count(index)
+                self._weigh(logits, level, noise, part, index)
+            if len(tasks) == 1:
+                return part, index
+            gates[rows, : part.shape[1]], experts[rows, : part.shape[1]] = part.to(gates.dtype), index
+        return gates, experts
+
+    def _count(self, experts: Tensor) -> None:
+        self.hits += torch.bincount(experts.flatten(), minlength=len(self.hits))
+
+    def _weigh(self, logits: Tensor, level: Tensor, noise: Tensor, gates: Tensor, experts: Tensor) -> None:
+        """Imbalance of this batch, cv²(importance) + cv²(load): part of the loss only where a weight is set."""
+        weight = importance(gates, experts, logits.shape[1])
+        if self.top_k < int(self.routers[-1].allowed.sum()):
+            load = smooth_load(logits, level, self.top_k, noise)
+        else:
+            load = torch.bincount(experts.flatten(), minlength=logits.shape[1])
+        self.balance = squared_variation(weight) + squared_variation(load)
+
+    def forward(self, h: Tensor, c: Tensor, route: Tensor) -> Tensor:
+        """Sum of gated experts on all tokens: h (B, T, d), router inputs (B, d), tasks (B,) ≥ 0 → (B, T, d).
+
+        Only the experts that some sample selected take part, so an idle expert has no gradient. Two experts of a sample
+        are one bottleneck of twice the width: gates are positive and can move in front of the up-projection.
+        """
+        gates, experts = self.gates(c, route)
+        active, place = experts.unique(return_inverse=True)
+        chosen = [self.experts[index] for index in active.tolist()]
+        down = torch.stack([e.down.weight for e in chosen])
+        down_bias = torch.stack([e.down.bias for e in chosen])
+        up = torch.stack([e.up.weight for e in chosen])
+        up_bias = torch.stack([e.up.bias for e in chosen])
+        batch, slots = gates.shape
+        gates = gates.to(h.dtype)
+        if len(chosen) == slots:
+            # Every sample has the same experts: one weight for all of them, no copy per sample.
+            weight = gates.new_zeros(batch, slots).scatter_add(1, place, gates)
+            down, up = down.flatten(0, 1), up.transpose(0, 1).flatten(1)
+            hidden = F.relu(F.linear(h, down, down_bias.flatten()))
+            hidden = hidden * weight.repeat_interleave(self.bottleneck, dim=1)[:, None]
+            hidden = F.dropout(hidden, self.dropout, self.training)
+            out = F.linear(hidden, up) + (weight @ up_bias)[:, None]
+        else:
+            wide = slots * self.bottleneck
+            hidden = torch.baddbmm(
+                down_bias[place].view(batch, 1, wide), h, down[place].view(batch, wide, self.width).transpose(1, 2)
+            )
+            hidden = F.relu(hidden) * gates.repeat_interleave(self.bottleneck, dim=1)[:, None]
+            hidden = F.dropout(hidden, self.dropout, self.training)
+            rows = up.transpose(1, 2)[place].reshape(batch, wide, self.width)
+            out = torch.baddbmm((gates[:, None] @ up_bias[place]), hidden, rows)
+        return self.scale * out
+
+
+def draw_noise(logits: Tensor) -> Tensor:
+    """Standard normal draws (B, E) for gating in training."""
+    return torch.randn_like(logits)

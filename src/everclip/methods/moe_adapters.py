@@ -1,0 +1,268 @@
+"""MoE-Adapters: a frozen CLIP grows by mixture-of-experts adapters, one router per task, activate-freeze.
+
+Yu et al., CVPR 2024, arXiv 2403.11549; exact formulas in METHODS §1. `strict` and `experts: grow` are ours.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from everclip.backbone import Backbone
+from everclip.errors import InputError
+from everclip.features import FrozenFeatures
+from everclip.layers.moe import MoEBranch
+from everclip.methods.method import ORIGINAL, Batch, Loss, Method, MethodConfig, Promise, classification_loss
+from everclip.prompts import class_tokens, encode_classes
+from everclip.streams.stream import TaskInfo
+
+
+class MoEAdaptersConfig(MethodConfig):
+    """Settings of MoE-Adapters."""
+
+    experts: Literal["grow"] | int = Field(
+        "grow", description="experts per block: a fixed number (22 in the paper), or grow by new_experts with each task"
+    )
+    new_experts: int = Field(2, ge=1, description="experts each task adds to a block when experts=grow")
+    top_k: int = Field(2, ge=1, description="experts per sample and block")
+    freeze: int = Field(2, ge=0, description="most-hit experts of each block frozen after a task (0: none)")
+    bottleneck: int = Field(64, ge=1, description="width r of an expert")
+    scale: float = Field(0.1, description="factor on what the experts add")
+    dropout: float = Field(0.1, ge=0, lt=1, description="dropout inside an expert, in training")
+    text_tower: bool = Field(True, description="experts in the text tower too")
+    text_router_token: Literal["first", "eot"] = Field(
+        "first", description="token the text routers read; first is the paper's: the same for every prompt of a task"
+    )
+    shared_router: bool = Field(False, description="one router for all tasks (the paper's class-incremental variant)")
+    strict: bool = Field(
+        False, description="restrict a task to its frozen experts, so that its outputs never change again"
+    )
+    label_smoothing: float = Field(0.2, ge=0, lt=1, description="ε of the cross-entropy CE_ε")
+    balance_weight: float = Field(0.0, ge=0, description="weight of cv²(importance) + cv²(load); unused in the paper")
+
+
+class MoEAdapters(Method):
+    """Experts beside every block of both towers; the original CLIP stays as it is and answers on the route −1."""
+
+    name = "moe-adapters"
+    summary = "frozen CLIP with mixture-of-experts adapters, one router per task"
+    paper = "Yu et al. 2024, arXiv 2403.11549"
+    Config = MoEAdaptersConfig
+    training_defaults: ClassVar[dict] = {"lr": 1e-3}
+    routed = True
+    promises = frozenset({"zero_shot_kept"})
+
+    def __init__(self, backbone: Backbone, config: MoEAdaptersConfig, features: FrozenFeatures | None = None) -> None:
+        super().__init__(backbone, config, features)
+        # The same weights in other modules: only this twin's blocks carry hooks, the backbone stays untouched.
+        self._twin = (backbone.clone(share_weights=True).requires_grad_(False),)
+        towers = {"image": self.twin.image_blocks}
+        if config.text_tower:
+            towers["text"] = self.twin.text_blocks
+        self.towers = nn.ModuleDict()
+        self._context: dict[str, tuple[Tensor, Tensor | None] | None] = {"image": None, "text": None}
+        for tower, blocks in towers.items():
+            self.towers[tower] = nn.ModuleList(self._attach(tower, block) for block in blocks)
+        self._finished = 0
+        if config.experts != "grow":
+            self._grow(config.experts)
+
+    @property
+    def twin(self) -> Backbone:
+        """The CLIP whose blocks carry the experts."""
+        return self._twin[0]
+
+    @property
+    def branches(self) -> list[MoEBranch]:
+        """Every block's branch, image tower first."""
+        return [branch for tower in self.towers.values() for branch in tower]
+
+    def _attach(self, tower: str, block: nn.Module) -> MoEBranch:
+        """Put a branch beside a block: read h where LN2 does, add to what the block returns."""
+        norm = block.ln_2 if hasattr(block, "ln_2") else block.norm2
+        cfg = self.config
+        branch = MoEBranch(norm.weight.shape[0], cfg.bottleneck, cfg.top_k, cfg.scale, cfg.dropout)
+        branch.to(norm.weight.device)
+        residual: list[Tensor] = []
+
+        def keep(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if self._context[tower] is not None:
+                residual.append(inputs[0])
+
+        def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+            context = self._context[tower]
+            if context is None:
+                return None
+            h = residual.pop()
+            route, token = context
+            return self._with_experts(branch, output, h, route, token)
+
+        norm.register_forward_pre_hook(keep)
+        block.register_forward_hook(add)
+        return branch
+
+    def _with_experts(
+        self, branch: MoEBranch, output: Tensor, h: Tensor, route: Tensor, token: Tensor | None
+    ) -> Tensor:
+        c = h.mean(dim=1) if token is None else h[torch.arange(len(h), device=h.device), token]
+        routed = route != ORIGINAL
+        if bool(routed.all()):
+            return output + branch(h, c, route).to(output.dtype)
+        rows = routed.nonzero().flatten()
+        # Rows on the route to the original CLIP are not touched at all: they stay equal to the last bit.
+        return output.index_add(0, rows, branch(h[rows], c[rows], route[rows]).to(output.dtype))
+
+    def _encode(self, tower: str, inputs: Tensor, route: Tensor, token: Tensor | None) -> Tensor:
+        encode = self.twin.encode_image if tower == "image" else self.twin.encode_text
+        if tower not in self.towers or bool((route == ORIGINAL).all()):
+            return encode(inputs)
+        self._context[tower] = (route, token)
+        try:
+            return encode(inputs)
+        finally:
+            self._context[tower] = None
+
+    def encode_images(self, pixels: Tensor, route: Tensor) -> Tensor:
+        """Normalized pixels (B, 3, S, S), one task id per image (B,), −1 = original CLIP → features (B, D)."""
+        token = torch.zeros_like(route) if self.twin.has_class_token else None
+        return self._encode("image", pixels, route, token)
+
+    def encode_texts(self, tokens: Tensor, route: Tensor) -> Tensor:
+        """Token ids (P, context), one task id per prompt (P,), −1 = original CLIP → features (P, D)."""
+        token = torch.zeros_like(route)
+        if self.config.text_router_token == "eot":
+            token = self.twin.eot_position(tokens)
+        return self._encode("text", tokens, route, token)
+
+    def _routes(self, count: int, route: int) -> Tensor:
+        router = 0 if self.config.shared_router and route != ORIGINAL else route
+        return torch.full((count,), router, dtype=torch.int64, device=self.backbone.device)
+
+    # -- learning --------------------------------------------------------------------------------------------------
+
+    def _grow(self, count: int) -> None:
+        for branch in self.branches:
+            branch.add_experts(count)
+
+    def begin_task(self, task: TaskInfo) -> None:
+        """Add this task's router (and its experts), and train them with all experts that are not frozen.
+
+        Raises:
+            InputError: a fixed number of experts, and all of them are frozen.
+        """
+        if self.config.experts != "grow" and all(bool((branch.frozen_by >= 0).all()) for branch in self.branches):
+            raise InputError(
+                f"all {self.config.experts} experts are frozen before task '{task.name}'; set experts=grow, or more."
+            )
+        super().begin_task(task)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        if self.config.experts == "grow" and not (self.config.shared_router and len(self.tasks) > 1):
+            self._grow(self.config.new_experts)
+        for branch in self.branches:
+            branch.hits.zero_()
+            if not (self.config.shared_router and branch.routers):
+                for router in branch.routers:
+                    router.requires_grad_(False)
+                branch.add_router()
+
+    def forward(self, batch: Batch) -> Loss:
+        """CE_ε over the task's class prompts; both towers on the route of the task."""
+        tokens = self.training_tokens(batch.task)
+        position = self.tasks.index(batch.task)
+        images = self.encode_images(batch.images, self._routes(len(batch.images), position))
+        texts = self.encode_texts(tokens, self._routes(len(tokens), position))
+        scale = self.twin.logit_scale
+        loss = classification_loss(images, texts, batch.labels, scale, self.config.label_smoothing)
+        parts = {"ce": loss.detach()}
+        if self.config.balance_weight:
+            balance = torch.stack([branch.balance for branch in self.branches]).sum()
+            loss = loss + self.config.balance_weight * balance
+            parts["balance"] = balance.detach()
+        return Loss(loss, parts)
+
+    def phases(self, iterations: int) -> list[int]:
+        """In strict mode the router is trained a tenth longer on the frozen experts alone."""
+        return [iterations, math.ceil(iterations / 10)] if self.config.strict else [iterations]
+
+    def begin_phase(self, phase: int) -> None:
+        """Strict mode: freeze, and restrict the task's routers to what is frozen."""
+        self._freeze()
+        for branch in self.branches:
+            branch.restrict()
+
+    def end_task(self) -> None:
+        """Activate-freeze, in every block of both towers."""
+        if not self.config.strict:
+            self._freeze()
+        self._finished = len(self.tasks)
+
+    def _freeze(self) -> None:
+        for branch in self.branches:
+            branch.freeze_most_hit(self.config.freeze)
+
+    # -- answering -------------------------------------------------------------------------------------------------
+
+    def embed(self, pixels: Tensor, route: int) -> Tensor:
+        """Normalized embeddings (B, D) with the experts of task `route`, or of the original CLIP."""
+        return F.normalize(self.encode_images(pixels, self._routes(len(pixels), route)), dim=-1)
+
+    def classifier(self, task: TaskInfo, route: int) -> Tensor:
+        """Class embeddings (C, D): a learned task's with its own router, any other's by the original CLIP."""
+        if route == ORIGINAL or task not in self.tasks or "text" not in self.towers:
+            return super().classifier(task, route)
+        position = self.tasks.index(task)
+        tokens = class_tokens(self.backbone, task.class_names, task.templates)
+        return encode_classes(lambda part: self.encode_texts(part, self._routes(len(part), position)), tokens)
+
+    def route_key(self, route: int) -> str:
+        """Unless strict, experts that are not frozen change with every task, and with them what older tasks answer."""
+        if route == ORIGINAL:
+            return "original"
+        return f"task {route}" if self.config.strict else f"task {route} after {len(self.tasks)} tasks"
+
+    def promised(self) -> frozenset[Promise]:
+        """Strict mode seals finished tasks."""
+        return self.promises | ({"finished_tasks_constant"} if self.config.strict else set())
+
+    # -- state -----------------------------------------------------------------------------------------------------
+
+    def sealed_state(self, index: int) -> dict[str, Tensor]:
+        """Router of task `index` and the experts that it froze."""
+        return {name: value for name, value in self.state_dict().items() if self._sealed_by(name) == index}
+
+    def working_state(self) -> dict[str, Tensor]:
+        """Experts that are not frozen, the router in training, counts."""
+        return {name: value for name, value in self.state_dict().items() if self._sealed_by(name) is None}
+
+    def _sealed_by(self, name: str) -> int | None:
+        """The finished task that fixed a tensor of the state for good, if one did."""
+        tower, block, kind, unit, *_ = [*name.split(".")[1:], "", ""]
+        branch = self.towers[tower][int(block)]
+        if kind == "experts":
+            task = int(branch.frozen_by[int(unit)])
+        elif kind == "routers" and not self.config.shared_router:
+            task = int(unit)
+        else:
+            return None
+        return task if 0 <= task < self._finished else None
+
+    def load_state(self, tasks: list[TaskInfo], sealed: list[dict[str, Tensor]], working: dict[str, Tensor]) -> None:
+        """Restore experts and routers."""
+        self.tasks = []
+        for task in tasks:
+            self.tasks.append(task)
+            self._prepare()
+        state = dict(working)
+        for part in sealed:
+            state |= part
+        self.load_state_dict(state)
+        self._finished = len(sealed)
+        for branch in self.branches:
+            branch.train_what_is_free()

@@ -1,0 +1,114 @@
+"""Two tiny tasks, ready to be learned and tested, and what a method says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from everclip.backbone import Backbone
+from everclip.data import decoded, viewed
+from everclip.evaluation import TestSet
+from everclip.features import FrozenFeatures, embed_images
+from everclip.methods import ORIGINAL, Method
+from everclip.streams import Protocol, TaskInfo, open_stream
+from everclip.training import Position, Trainer, TrainingConfig, TrainingSet
+
+SEED = 3
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """The tasks of a stream, decoded, and the backbone that learns them."""
+
+    backbone: Backbone
+    features: FrozenFeatures
+    training: list[TrainingSet]
+    tests: list[TestSet]
+
+    @property
+    def infos(self) -> list[TaskInfo]:
+        return [test.info for test in self.tests]
+
+    def stages(self, method: Method) -> list[list[TrainingSet]]:
+        """What is learned at a time."""
+        return [self.training] if method.all_at_once else [[each] for each in self.training]
+
+
+def lessons_of(backbone: Backbone, stream: str) -> Lessons:
+    tasks = open_stream(stream, Protocol(seed=SEED)).tasks
+    size = backbone.view.size
+    training = [TrainingSet(task.info, decoded(task.train, 2 * size)) for task in tasks]
+    tests = [TestSet(task.info, viewed(task.test, backbone.view)) for task in tasks]
+    return Lessons(backbone, FrozenFeatures(backbone), training, tests)
+
+
+def new_method(kind: type[Method], lessons: Lessons, seed: int = SEED, **settings) -> Method:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return kind(lessons.backbone, kind.Config(**settings), lessons.features)
+
+
+def recipe(**changes) -> TrainingConfig:
+    return TrainingConfig(**{"iterations": 8, "batch": 6, "warmup": 1, "lr": 1e-3, **changes})
+
+
+def train(
+    method: Method,
+    sets: list[TrainingSet],
+    config: TrainingConfig,
+    *,
+    seed: int = SEED,
+    workers: int = 1,
+    start: Position | None = None,
+    **callbacks: Callable,
+) -> None:
+    """Take the steps of one stage, after `begin_task`; nothing for a method that does not train."""
+    if method.trains:
+        with torch.random.fork_rng():
+            Trainer(method, sets, config, seed, tasks=2, workers=workers).run(start, **callbacks)
+
+
+def begin(method: Method, sets: list[TrainingSet]) -> None:
+    """Begin a stage; what it draws at random depends on the stage alone, not on what was drawn before."""
+    with torch.random.fork_rng():
+        torch.manual_seed(SEED + sets[0].info.index)
+        for each in sets:
+            method.begin_task(each.info)
+
+
+def learn(method: Method, sets: list[TrainingSet], config: TrainingConfig | None = None) -> None:
+    """One whole stage."""
+    begin(method, sets)
+    train(method, sets, config or recipe())
+    method.end_task()
+
+
+def stored(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Through safetensors and back, as a checkpoint goes."""
+    return load(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
+
+
+@torch.no_grad()
+def answers(method: Method, lessons: Lessons, learned: int) -> dict[tuple, Tensor]:
+    """All a method says: (images or classes, route, task) → embeddings, on every route there is."""
+    method.eval()
+    routes = [ORIGINAL, *(range(learned) if method.routed else [0])]
+    said: dict[tuple, Tensor] = {}
+    for route in routes:
+        encode = partial(method.embed, route=route)
+        for test in lessons.tests:
+            said["images", route, test.info.index] = embed_images(test.data, encode, lessons.backbone)
+            said["classes", route, test.info.index] = method.classifier(test.info, route).clone()
+    return said
+
+
+def assert_same(one: dict, other: dict) -> None:
+    """Bit for bit."""
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        assert torch.equal(value, other[key]), key

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from everclip.config import Config, Setup, default_directory
+from everclip.errors import InputError
+from everclip.methods import METHODS
+from everclip.selectors import SELECTORS
+from everclip.streams import Protocol
+from everclip.training import TrainingConfig
+
+NEEDED = {"method": "finetune", "stream": "folders:a,b"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("selector", SELECTORS)
+def test_round_trip(method: str, selector: str):
+    config = Config.of({"method": method, "stream": "folders:a", "selector": selector, "seed": 4, "lr": [1e-3, 2e-3]})
+    flat = config.flat()
+    assert Config.of(flat) == config
+    assert Config.of(flat).flat() == flat
+    assert flat["lr"] == [1e-3, 2e-3]
+    assert flat["seed"] == 4
+    sections = (Setup, Protocol, TrainingConfig, METHODS[method].Config, SELECTORS[selector].Config)
+    assert set(flat) == {name for section in sections for name in section.model_fields}
+
+
+def refused(values: dict) -> str:
+    with pytest.raises(InputError) as error:
+        Config.of(values)
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("missing", NEEDED)
+def test_method_and_stream_are_needed(missing: str):
+    assert f"--{missing}" in refused({name: value for name, value in NEEDED.items() if name != missing})
+    assert f"--{missing}" in refused(NEEDED | {missing: ""})
+
+
+def test_unknown_name_lists_the_valid_ones():
+    message = refused(NEEDED | {"itertions": 3})
+    assert message.startswith("'itertions' is no setting of method 'finetune'; valid are: ")
+    for name in ("iterations", "label_smoothing", "candidates", "backbone"):
+        assert name in message
+
+
+def test_setting_of_another_method_is_refused():
+    assert "no setting of method 'zero-shot'" in refused(NEEDED | {"method": "zero-shot", "label_smoothing": 0.1})
+
+
+@pytest.mark.parametrize(("name", "registry"), [("method", METHODS), ("selector", SELECTORS)])
+def test_unknown_choice_lists_the_registry(name: str, registry: dict):
+    message = refused(NEEDED | {name: "nonsense"})
+    assert "nonsense" in message
+    assert all(each in message for each in registry)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "hint"),
+    [
+        ("iterations", 0, "greater than or equal to 1"),
+        ("iterations", "many", "integer"),
+        ("iterations", 1.5, "integer"),
+        ("shots", 0, "greater than or equal to 1"),
+        ("seed", -1, "greater than or equal to 0"),
+        ("validation", 1, "less than 1"),
+        ("candidates", "some", "'task', 'seen' or 'all'"),
+        ("routing", "vote", "'sample' or 'batch'"),
+        ("precision", "fp16", "'float32' or 'bf16'"),
+        ("lr", "fast", "number"),
+        ("lr", [1e-3, "fast"], "number"),
+        ("weight_decay", -1, "greater than or equal to 0"),
+        ("label_smoothing", 1, "less than 1"),
+        ("workers", 0, "greater than or equal to 1"),
+    ],
+)
+def test_bad_value_is_repeated_with_what_is_valid(name: str, value: object, hint: str):
+    message = refused(NEEDED | {name: value})
+    assert message.startswith(f"{name}={value} is not valid: ")
+    assert hint in message
+
+
+@pytest.mark.parametrize("lr", [0, -1e-3, "nan", "inf", [1e-3, -1e-3], []])
+def test_learning_rates_must_be_positive_numbers(lr: object):
+    assert refused(NEEDED | {"lr": lr}).startswith(f"lr={lr} is not valid: ")
+
+
+def test_numbers_given_as_text():
+    """YAML reads `1e-3` as text, and so does a command line."""
+    config = Config.of(NEEDED | {"lr": "1e-3", "iterations": "20", "shots": "5", "validation": "0.2"})
+    assert config.training.lr == 1e-3
+    assert config.training.iterations == 20
+    assert (config.protocol.shots, config.protocol.validation) == (5, 0.2)
+    assert Config.of(NEEDED | {"lr": ["1e-3", "2e-3"]}).training.lr == [1e-3, 2e-3]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_training_defaults_of_a_method(name: str):
+    defaults = METHODS[name].training_defaults
+    values = NEEDED | {"method": name}
+    flat = Config.of(values).flat()
+    for setting, value in TrainingConfig().model_dump().items():
+        assert flat[setting] == defaults.get(setting, value)
+    for setting in defaults:
+        assert setting in TrainingConfig.model_fields
+    assert Config.of(values | {"lr": 0.125}).training.lr == 0.125
+
+
+def test_configuration_is_frozen():
+    config = Config.of(NEEDED)
+    with pytest.raises(ValueError, match="frozen"):
+        config.training.iterations = 3
+
+
+def test_default_directory():
+    config = Config.of(NEEDED | {"stream": "folders:/data/my photos,b", "seed": 2})
+    assert default_directory(config) == Path("runs/folders-my-photos-b/finetune-seed2")
+    long = Config.of(NEEDED | {"stream": "folders:" + "x" * 300})
+    assert len(default_directory(long).parts[1]) == 80
