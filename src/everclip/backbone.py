@@ -10,7 +10,9 @@ from __future__ import annotations
 import copy
 import difflib
 import hashlib
-from contextlib import AbstractContextManager, nullcontext
+import logging
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
@@ -121,13 +123,16 @@ class Backbone(nn.Module):
         """
         source, kwargs = _resolve(name)
         try:
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), _quiet_libraries():
                 torch.manual_seed(0)  # `random` weights, and any weight a checkpoint leaves out, are reproducible
                 model = open_clip.create_model(source, load_weights=kwargs.pop("load_weights", True), **kwargs)
-            tokenizer = open_clip.get_tokenizer(source)
+                tokenizer = open_clip.get_tokenizer(source)
         except Exception as error:  # a damaged checkpoint or config raises whatever its reader comes up with
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
-            raise EverclipError(f"backbone '{name}' could not be loaded: {reason}") from error
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise EverclipError(
+                f"backbone '{name}' could not be loaded ({reason}…); check the file or the connection, or name a local "
+                "copy: ARCH/FILE, or a folder with open_clip_config.json."
+            ) from error
         backbone = cls(model, tokenizer, name, precision).to(device)
         return backbone.requires_grad_(False).eval()
 
@@ -279,6 +284,17 @@ class Backbone(nn.Module):
         tensors = [*self.model.parameters(), *self.model.buffers()] if share_weights else []
         model = copy.deepcopy(self.model, {id(tensor): tensor for tensor in tensors})
         return Backbone(model, self.tokenizer, self.name, self.precision).to(self.device)
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """What open_clip and the hub's client log while loading is said better by the one sentence of the error."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _pool_type(text: nn.Module) -> str:
