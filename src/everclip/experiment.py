@@ -114,7 +114,6 @@ class Experiment:
             )
         config.training.lr_of(0, len(self.stream.tasks))
         device = resolve_device(config.setup.device)
-        display.note(f"backbone {config.setup.backbone} on {device}")
         self.backbone = Backbone.load(config.setup.backbone, device, config.setup.precision)
         self.features = FrozenFeatures(self.backbone)
         if self.method_type.trains:
