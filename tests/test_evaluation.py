@@ -195,7 +195,7 @@ def random_world(counts: tuple[int, ...] = (40, 30, 20), learned: int = 3, seed:
 
 
 def naive_answer(world: World, test: int, row: int, candidates: list[tuple[int, int]]) -> tuple[int, int]:
-    """p(c|x) = Σ_t p(t|x) · softmax_t(c) in plain loops."""
+    """p(c|x) = Σ_t p(t|x) · softmax_t(c) in plain loops; softmax_t over the candidates of task t, if there are any."""
     method = world.method
     number = int(world.tests[test].data.numbers[row])
     share = world.tables[test][row].double().numpy()
@@ -207,6 +207,8 @@ def naive_answer(world: World, test: int, row: int, candidates: list[tuple[int, 
         for task, label in candidates:
             text = method.classes[route, task][label].double().numpy()
             logits[task, label] = SCALE * image @ text / np.linalg.norm(image) / np.linalg.norm(text)
+        if route != ORIGINAL and any(task == route for task, _ in candidates):
+            logits = {pair: value if pair[0] == route else -np.inf for pair, value in logits.items()}
         norm = sum(np.exp(value) for value in logits.values())
         for pair in candidates:
             total[pair] += share[column] * np.exp(logits[pair]) / norm
@@ -275,7 +277,7 @@ def test_batches_vote():
 def test_oracle_sends_unlearned_tasks_to_the_original():
     world = random_world()
     oracle = Oracle(SelectorConfig())
-    oracle.fit(world.infos[0], None, None)
+    oracle.fit(world.infos[0], None, None, None)
     first, *others = evaluator(world.tests, world.method, oracle).row(1)
     assert first.routes.tolist() == [40, 0]
     assert [outcome.routes.tolist() for outcome in others] == [[0, 30], [0, 20]]

@@ -1,8 +1,10 @@
 """From a learner and test images to correct or wrong, for every candidate set in one pass.
 
 For an image x, p(c|x) = Σ_t p(t|x) · softmax_t(c): the selector gives p(t|x) over the learned tasks and the original
-CLIP, and softmax_t scores all candidates under route t. A method with one answer for all tasks has one route and no
-selector. An image is embedded once per distinct route it takes, and never again while that route stays the same.
+CLIP. Candidates are (task, class) pairs, so softmax_t runs over those of task t; only where the candidate set has none
+of them (a misrouted image scored against its own set alone) over all candidates, as it does on the route to the
+original CLIP. A method with one answer for all tasks has one route and no selector. An image is embedded once per
+distinct route it takes, and never again while that route stays the same.
 """
 
 from __future__ import annotations
@@ -111,7 +113,7 @@ class Evaluator:
             embeddings = self._embed(index, test, route, rows)
             logits = self.method.backbone.logit_scale.cpu() * embeddings @ banks[route].T
             for name, mask in masks.items():
-                scores[name][rows] += share[rows, None] * logits[:, mask].softmax(dim=1)
+                scores[name][rows] += share[rows, None] * self._softmax(logits, route, mask)
         truth = torch.from_numpy(np.asarray(test.data.labels)) + int(self._offsets[index])
         correct, by_name = {}, {}
         for name, mask in masks.items():
@@ -119,6 +121,12 @@ class Evaluator:
             correct[name] = (answer == truth).numpy()
             by_name[name] = (self._name_of[answer] == self._name_of[truth]).numpy()
         return Outcome(correct, by_name, routes)
+
+    def _softmax(self, logits: Tensor, route: int, candidates: Tensor) -> Tensor:
+        """softmax_t of the candidates: logits of all classes (B, all) → (B, candidates), rows sum to 1."""
+        own = candidates & (self._owner == route) if self.method.routed else candidates
+        scored = own if route != ORIGINAL and bool(own.any()) else candidates
+        return logits.masked_fill(~scored, float("-inf")).softmax(dim=1)[:, candidates]
 
     def _shares(self, index: int, test: TestSet, count: int) -> tuple[dict[int, Tensor], np.ndarray | None]:
         """p(t|x) as route → (count,), with what is below the floor dropped, and the table of chosen routes."""

@@ -262,12 +262,13 @@ class Experiment:
     def _fit_selector(self, task: Task) -> None:
         if not self.method.routed:
             return
-        features, held_out = None, None
+        features, labels, held_out = None, None, None
         if self.selector.reads_features:
-            features = self.features.images(self._viewed(task.train, f"{task.name}: views for the selector"))
+            views = self._viewed(task.train, f"{task.name}: views for the selector")
+            features, labels = self.features.images(views), torch.from_numpy(views.labels)
             if len(task.validation.labels):
                 held_out = self.features.images(self._viewed(task.validation, f"{task.name}: held-out views"))
-        self.selector.fit(task.info, features, held_out)
+        self.selector.fit(task.info, features, labels, held_out)
 
     # -- judging ---------------------------------------------------------------------------------------------------
 

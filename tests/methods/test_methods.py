@@ -273,7 +273,7 @@ def test_counts_of_trained_parameters(history: History):
 def test_judged_end_to_end(history: History, lessons: Lessons):
     selector = selector_class("oracle")(selector_class("oracle").Config())
     for info in lessons.infos:
-        selector.fit(info, None, None)
+        selector.fit(info, None, None, None)
     outcomes = Evaluator(lessons.tests, history.method, selector, Protocol()).row(len(lessons.infos))
     for outcome, test in zip(outcomes, lessons.tests, strict=True):
         assert set(outcome.correct) == set(outcome.by_name) == set(CANDIDATES)

@@ -38,7 +38,8 @@ def fitted(name: str, tasks: int, held_out: bool = True) -> Selector:
         reads = selector.reads_features
         held = features(task.index, 10, seed=1) if reads and held_out else None
         with torch.random.fork_rng():
-            selector.fit(task, features(task.index, 40) if reads else None, held)
+            labels = torch.arange(40) % 2 if reads else None
+            selector.fit(task, features(task.index, 40) if reads else None, labels, held)
     return selector
 
 
@@ -114,7 +115,7 @@ def test_state_is_complete(name: str, tasks: int):
 def test_oracle_knows_learned_tasks_only():
     oracle = Oracle(SelectorConfig())
     for task in (TASKS[2], TASKS[0]):  # not in the order of the stream
-        oracle.fit(task, None, None)
+        oracle.fit(task, None, None, None)
     for truth, column in ((2, 0), (0, 1), (1, 2), (None, 2)):
         p = oracle.probabilities(None, 3, truth)
         assert torch.equal(p, torch.eye(3)[column].expand(3, 3))

@@ -41,15 +41,20 @@ class Selector(nn.Module):
         self.config = config
         self.tasks: list[TaskInfo] = []
 
-    def fit(self, task: TaskInfo, features: Tensor | None, held_out: Tensor | None) -> None:
+    def fit(self, task: TaskInfo, features: Tensor | None, labels: Tensor | None, held_out: Tensor | None) -> None:
         """Learn to recognize a task.
 
         Args:
             task: the task just learned; it becomes column `len(tasks) − 1` of `probabilities`.
             features: un-normalized frozen features (N, D) of its training images; None unless `reads_features`.
+            labels: their classes (N,), int64.
             held_out: the same (M, D) of its held-out training images, for calibration.
         """
         self.tasks.append(task)
+
+    def drop(self, index: int) -> None:
+        """Forget the task in column `index`."""
+        del self.tasks[index]
 
     def probabilities(self, features: Tensor | None, count: int, truth: int | None) -> Tensor:
         """p(t|x) of `count` images: (count, T + 1), columns = learned tasks in order, then zero-shot; rows sum to 1.
