@@ -36,10 +36,10 @@ def fitted(name: str, tasks: int, held_out: bool = True) -> Selector:
     selector = made(name)
     for task in TASKS[:tasks]:
         reads = selector.reads_features
-        held = features(task.index, 10, seed=1) if reads and held_out else None
+        held = features(task.index, 20, seed=1) if reads and held_out else None
         with torch.random.fork_rng():
-            labels = torch.arange(40) % 2 if reads else None
-            selector.fit(task, features(task.index, 40) if reads else None, labels, held)
+            labels = torch.arange(200) % 2 if reads else None
+            selector.fit(task, features(task.index, 200) if reads else None, labels, held)
     return selector
 
 
