@@ -186,7 +186,9 @@ def random_world(counts: tuple[int, ...] = (40, 30, 20), learned: int = 3, seed:
 
     routes = [ORIGINAL, *range(learned)]
     images = {route: table(sum(counts)) for route in routes}
-    classes = {(route, task.index): table(len(task.class_names)) for route in routes for task in infos}
+    # A class has the text side of its own task on every learned route, and another one on the route to CLIP.
+    original, own = ({task.index: table(len(task.class_names)) for task in infos} for _ in range(2))
+    classes = {(r, t.index): (original if r == ORIGINAL else own)[t.index] for r in routes for t in infos}
     shares = {
         task.index: torch.from_numpy(rng.dirichlet(np.full(learned + 1, 0.4), n)).float()
         for task, n in zip(infos, counts, strict=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from everclip import experiment, faults
 from everclip.config import Config
@@ -268,11 +269,8 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_state(values: dict, tmp_pa
     assert "step" in sentence
     assert ".png" in sentence or "no longer finite" in sentence
     state = json.loads((tmp_path / "run/checkpoints/state.json").read_text())["state"]
-    if state["working"]:
-        from safetensors.torch import load_file
-
-        tensors = load_file(tmp_path / "run" / state["working"])
-        assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
+    tensors = load_file(tmp_path / "run" / state["working"])
+    assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
 
 
 # -- damaged -------------------------------------------------------------------------------------------------------
@@ -280,7 +278,9 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_state(values: dict, tmp_pa
 
 @pytest.mark.parametrize("pattern", ["state.json", "working-*", "optimizer-*", "after-*"])
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
-def test_damage_is_one_sentence_that_names_the_file(cut: Path, values: dict, pattern: str, damage: str) -> None:
+def test_damage_is_one_sentence_that_names_the_file(
+    whole: dict[str, Path], cut: Path, values: dict, pattern: str, damage: str
+) -> None:
     (path,) = cut.rglob(pattern)
     content = bytearray(path.read_bytes())
     if damage == "flip":
@@ -293,6 +293,7 @@ def test_damage_is_one_sentence_that_names_the_file(cut: Path, values: dict, pat
     if pattern == "state.json" and damage == "remove":
         # Without its state the run is one that has not come far: it starts over and ends the same.
         assert run(values, cut) == (0, "")
+        assert_same(whole["finetune"], cut)
         return
     code, sentence = run(values, cut)
     assert code == 1
@@ -310,7 +311,12 @@ def rewrite_state(out: Path, **changes: object) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"method": "joint"}, "method 'joint'"), ({"backbone": "0" * 32}, "weights"), ({"format": 99}, "version")],
+    [
+        ({"method": "joint"}, "method 'joint'"),
+        ({"backbone": "0" * 32}, "weights"),
+        ({"data": "0" * 32}, "images, labels"),
+        ({"format": 99}, "version"),
+    ],
 )
 def test_a_checkpoint_of_something_else_is_refused(cut: Path, values: dict, changes: dict, words: str) -> None:
     rewrite_state(cut, **changes)

@@ -107,7 +107,7 @@ def test_wrong_shapes_are_named(call, message):
 
 
 def test_above_chance():
-    assert metrics.above_chance([20, 20.1, 90], [10, 10, 50]).tolist() == [False, True, False]
+    assert metrics.above_chance([19.9, 20, 90], [10, 10, 50]).tolist() == [False, True, False]
 
 
 def test_accuracy_matrix_counts_right_answers():

@@ -264,11 +264,14 @@ class Backbone(nn.Module):
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over names, shapes and values of all weights: the identity that caches and checkpoints record.
+        """SHA-256 over structure, preprocessing and all weights: the identity that caches and checkpoints record.
 
         Taken from the weights as loaded: a method trains a `clone`, never the backbone itself.
         """
         sha = hashlib.sha256()
+        # The same tensors under another activation, head count or normalization are another model.
+        heads = [getattr(module, "num_heads", None) for module in self.model.modules()]
+        sha.update(f"{self.model!r}{heads}{self.view}".encode())
         for name, tensor in sorted(self.model.state_dict().items()):
             sha.update(f"{name}{tuple(tensor.shape)}".encode())
             sha.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())

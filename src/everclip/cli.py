@@ -222,7 +222,7 @@ def main(args: list[str] | None = None) -> NoReturn:
     except OSError as error:
         message, status = f"the system refused: {error}; put that right, then add --resume to go on.", 1
     except _Stopped as stop:
-        message = f"stopped by {stop.name}; what was done is kept: add --resume to go on from there."
+        message = f"stopped by {stop.name}; what was done is kept: give the command again (run with --resume) to go on."
         status = stop.exit_status
     if message:
         typer.echo(f"everclip: {message}", err=True)

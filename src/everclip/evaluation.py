@@ -108,10 +108,12 @@ class Evaluator:
             rows = (share > 0).nonzero().flatten()
             if len(rows) == 0:
                 continue
-            if route not in banks:
-                banks[route] = torch.cat([self.method.classifier(t.info, route).float().cpu() for t in self.tests])
+            # A class is encoded with its own task's text side on every route but the one to the original CLIP.
+            side = ORIGINAL if route == ORIGINAL else 0
+            if side not in banks:
+                banks[side] = torch.cat([self.method.classifier(t.info, route).float().cpu() for t in self.tests])
             embeddings = self._embed(index, test, route, rows)
-            logits = self.method.backbone.logit_scale.cpu() * embeddings @ banks[route].T
+            logits = self.method.backbone.logit_scale.cpu() * embeddings @ banks[side].T
             for name, mask in masks.items():
                 scores[name][rows] += share[rows, None] * self._softmax(logits, route, mask)
         truth = torch.from_numpy(np.asarray(test.data.labels)) + int(self._offsets[index])

@@ -16,13 +16,12 @@ from torch import Tensor
 from everclip import __version__
 from everclip.backbone import Backbone
 from everclip.config import HOW_NOT_WHAT, Config
-from everclip.data import BadImage, Images, ImageSource, LabeledEmbeddings, decoded, viewed
+from everclip.data import BadImage, Images, ImageSource, LabeledEmbeddings, cache_key, decoded, viewed
 from everclip.display import Display
 from everclip.errors import InputError
 from everclip.evaluation import Evaluator, Outcome, TestSet
 from everclip.features import FrozenFeatures
-from everclip.methods import Method, method_class
-from everclip.methods.zero_shot import ZeroShot
+from everclip.methods import Method, MethodConfig, method_class
 from everclip.report import load_run, render, summarize
 from everclip.runs import RunDirectory, State
 from everclip.selectors import Selector, selector_class
@@ -52,17 +51,23 @@ def run(config: Config, out: Path, resume: bool = False, display: Display | None
     display = display or Display(quiet=True)
     directory = RunDirectory(out)
     directory.refuse_foreign_files()
-    if directory.exists():
-        if not resume:
+
+    def refuse_another_run() -> None:
+        if directory.exists() and not resume:
             raise InputError(f"{out} already holds a run; go on with it by --resume or choose another --out.")
-        _refuse_other_config(config, directory)
-        state = directory.peek_state()
-        if state is not None and state.finished:
-            display.note(f"{out} is finished already.")
-            return load_run(out)
-    experiment = Experiment(config, directory, display)
-    with directory, torch.random.fork_rng():
-        return experiment.run()
+        if directory.exists():
+            _refuse_other_config(config, directory)
+
+    refuse_another_run()
+    state = directory.peek_state() if directory.exists() else None
+    if state is not None and state.finished and (out / "results.json").is_file():
+        display.note(f"{out} is finished already.")
+        return load_run(out)
+    with torch.random.fork_rng():
+        experiment = Experiment(config, directory, display)
+        with directory:
+            refuse_another_run()  # again: another process may have begun one while this one loaded
+            return experiment.run()
 
 
 def _refuse_other_config(config: Config, directory: RunDirectory) -> None:
@@ -125,12 +130,12 @@ class Experiment:
         self.method: Method = self.method_type(self.backbone, config.settings, self.features).to(device)
         selector_type = selector_class(config.protocol.selector)
         self.selector: Selector = selector_type(config.selector_settings)
-        self.state = State(self.method_type.name, self.backbone.digest)
+        self.state = State(self.method_type.name, self.backbone.digest, self._data_digest())
 
     def run(self) -> dict[str, Any]:
         """Learn and judge, stage by stage; write the results. The directory's lock must be held."""
         directory = self.directory
-        restored = directory.load_state(self.method_type.name, self.backbone.digest)
+        restored = directory.load_state(self.state.method, self.state.backbone, self.state.data)
         if not directory.exists():
             directory.write_config(self.config.flat())
         if restored is not None:
@@ -186,6 +191,14 @@ class Experiment:
                     f"none of the {len(task.train)} training images of '{task.name}' can be used (the first, "
                     f"{problem}); repair them or leave the task out."
                 )
+
+    def _data_digest(self) -> str:
+        """What rows of one run must share: classes, prompts, labels, and the test images themselves."""
+        parts = []
+        for task, test in zip(self.stream.tasks, self.tests, strict=True):
+            content = test.data.key if isinstance(test.data, Images) else cache_key(test.data.embeddings.tolist())
+            parts += [repr(task.info), content, repr(test.data.labels.tolist()), repr(task.train.labels.tolist())]
+        return cache_key(*parts)
 
     # -- learning --------------------------------------------------------------------------------------------------
 
@@ -266,7 +279,10 @@ class Experiment:
         if self.selector.reads_features:
             views = self._viewed(task.train, f"{task.name}: views for the selector")
             features, labels = self.features.images(views), torch.from_numpy(views.labels)
-            if len(task.validation.labels):
+            protocol = self.config.protocol
+            # No image beyond the shots may be used, and what is evaluated may not calibrate.
+            spare = protocol.shots is None and protocol.evaluate_on == "test"
+            if spare and len(task.validation.labels):
                 held_out = self.features.images(self._viewed(task.validation, f"{task.name}: held-out views"))
         self.selector.fit(task.info, features, labels, held_out)
 
@@ -340,10 +356,9 @@ class Experiment:
 
     def _results(self, rows: dict[int, list[Outcome]]) -> dict[str, Any]:
         config, tasks, state = self.config, self.stream.tasks, self.state
-        reference = Evaluator(
-            self.tests, ZeroShot(self.backbone, ZeroShot.Config(), self.features), self.selector, config.protocol
-        )
-        untouched = reference.row(len(tasks))
+        # The base of all methods answers as the original CLIP does.
+        original = Method(self.backbone, MethodConfig(), self.features)
+        untouched = Evaluator(self.tests, original, self.selector, config.protocol).row(0)
         every = [rows.get(index) for index in range(len(tasks))]
 
         def table(kind: str) -> dict[str, list]:

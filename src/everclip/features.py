@@ -6,7 +6,6 @@ selectors, methods on embeddings, the route to the original CLIP) takes them fro
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from everclip.backbone import Backbone
-from everclip.data import Images, LabeledEmbeddings, embedding_cache
+from everclip.data import Images, LabeledEmbeddings, cache_key, embedding_cache
 from everclip.errors import InputError
 from everclip.prompts import class_tokens, encode_classes
 
@@ -55,8 +54,7 @@ class FrozenFeatures:
                 )
             return torch.from_numpy(np.ascontiguousarray(data.embeddings))
         backbone = self.backbone
-        parts = (backbone.digest, backbone.view.key, backbone.precision, backbone.device.type, data.key)
-        key = hashlib.blake2b("|".join(parts).encode(), digest_size=16).hexdigest()
+        key = cache_key(backbone.digest, backbone.view.key, backbone.precision, backbone.device.type, data.key)
         array = embedding_cache(key, lambda: embed_images(data, backbone.encode_image, backbone).numpy())
         return torch.from_numpy(np.array(array))
 

@@ -118,12 +118,12 @@ def incremental(A: ArrayLike, sizes: ArrayLike) -> Array:
 
 
 def above_chance(zero_shot: ArrayLike, chance: ArrayLike, factor: float = 2.0) -> Array:
-    """Datasets the untouched model knows something of: `zero_shot > factor * chance`, all (K,), in percent.
+    """Datasets the untouched model knows something of: `zero_shot >= factor * chance`, all (K,), in percent.
 
     Zero-shot ability can only be lost where there was some, so figures over these datasets are reported
     beside those over all.
     """
-    return np.asarray(zero_shot, dtype=float) > factor * np.asarray(chance, dtype=float)
+    return np.asarray(zero_shot, dtype=float) >= factor * np.asarray(chance, dtype=float)
 
 
 def accuracy_matrix(correct: Sequence[ArrayLike]) -> Array:

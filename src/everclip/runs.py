@@ -32,7 +32,7 @@ from torch import Tensor
 from everclip.errors import EverclipError, InputError
 from everclip.files import sha256, write_atomic
 
-FORMAT = 1
+FORMAT = 2
 """Version of the checkpoint layout; raised whenever an older EverCLIP could misread a newer run."""
 
 STATE = "checkpoints/state.json"
@@ -43,7 +43,8 @@ class State:
     """Where a run stands: the content of `state.json`.
 
     Attributes:
-        method: name of the method, `backbone` the digest of its weights: a checkpoint fits no other.
+        method: name of the method, `backbone` the digest of its weights, `data` of test images, labels, class names
+            and templates: a checkpoint fits no other.
         stages_learned: stages whose learning ended (a stage is a task, or all tasks of an all-at-once method).
         rows: names of the evaluation files that are complete, in order.
         step: steps taken in the current stage, where it is under way.
@@ -58,6 +59,7 @@ class State:
 
     method: str
     backbone: str
+    data: str
     stages_learned: int = 0
     rows: list[str] = field(default_factory=list)
     step: int | None = None
@@ -245,11 +247,12 @@ class RunDirectory:
             )
         return State(**body)
 
-    def load_state(self, method: str, backbone: str) -> State | None:
+    def load_state(self, method: str, backbone: str, data: str) -> State | None:
         """The last state, with every file it names checked; None where nothing was saved yet.
 
         Raises:
-            EverclipError: a file is damaged or missing, or the state belongs to another method, backbone or version.
+            EverclipError: a file is damaged or missing, or the state belongs to another method, backbone, version or
+                to other data.
         """
         state = self.peek_state()
         if state is None:
@@ -261,6 +264,11 @@ class RunDirectory:
             raise EverclipError(
                 f"{path} was made with other backbone weights (digest {state.backbone}, now {backbone}); resume with "
                 "the same weights or choose another --out."
+            )
+        if state.data != data:
+            raise EverclipError(
+                f"{path} was made on other images, labels, class names or templates than the stream has now; restore "
+                "the data or choose another --out."
             )
         for file, expected in state.files.items():
             if not (self.path / file).is_file():

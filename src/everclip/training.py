@@ -43,7 +43,7 @@ class TrainingConfig(BaseModel):
     lr: Rate | Annotated[list[Rate], Field(min_length=1)] = Field(
         1e-3, description="peak learning rate, or a list with one per task"
     )
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay")
+    weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False, description="AdamW's decoupled weight decay")
     checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints within a task")
 
     def lr_of(self, task: int, tasks: int) -> float:
@@ -130,6 +130,8 @@ class Trainer:
     def __init__(
         self, method: Method, sets: list[TrainingSet], config: TrainingConfig, seed: int, tasks: int, workers: int
     ) -> None:
+        if len(sets) > 1 and isinstance(config.lr, list):
+            raise InputError(f"method '{method.name}' learns all tasks at once; give it one lr, not {len(config.lr)}.")
         self.method = method
         self.sets = sets
         self.config = config

@@ -105,6 +105,8 @@ class MoEBranch(nn.Module):
         self.routers = nn.ModuleList()
         self.register_buffer("frozen_by", torch.zeros(0, dtype=torch.int64))
         self.register_buffer("hits", torch.zeros(0, dtype=torch.int64))
+        self.balanced = False
+        """Whether `balance` is computed: the imbalance of the last batch, cv²(importance) + cv²(load)."""
         self.balance: Tensor | None = None
 
     def add_experts(self, count: int) -> None:
@@ -148,7 +150,8 @@ class MoEBranch(nn.Module):
             part, index = noisy_top_k(logits, level, self.top_k, noise)
             if self.training:
                 self._count(index)
-                self._weigh(logits, level, noise, part, index)
+                if self.balanced:
+                    self._weigh(logits, level, noise, part, index)
             if len(tasks) == 1:
                 return part, index
             gates[rows, : part.shape[1]], experts[rows, : part.shape[1]] = part.to(gates.dtype), index
@@ -158,12 +161,13 @@ class MoEBranch(nn.Module):
         self.hits += torch.bincount(experts.flatten(), minlength=len(self.hits))
 
     def _weigh(self, logits: Tensor, level: Tensor, noise: Tensor, gates: Tensor, experts: Tensor) -> None:
-        """Imbalance of this batch, cv²(importance) + cv²(load): part of the loss only where a weight is set."""
-        weight = importance(gates, experts, logits.shape[1])
-        if self.top_k < int(self.routers[-1].allowed.sum()):
-            load = smooth_load(logits, level, self.top_k, noise)
+        """Imbalance of this batch over the experts that the current router may select."""
+        seen = self.routers[-1].allowed.nonzero().flatten()
+        weight = importance(gates, experts, logits.shape[1])[seen]
+        if self.top_k < len(seen):
+            load = smooth_load(logits[:, seen], level[:, seen], self.top_k, noise[:, seen])
         else:
-            load = torch.bincount(experts.flatten(), minlength=logits.shape[1])
+            load = torch.bincount(experts.flatten(), minlength=logits.shape[1])[seen]
         self.balance = squared_variation(weight) + squared_variation(load)
 
     def forward(self, h: Tensor, c: Tensor, route: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ class MoEAdaptersConfig(MethodConfig):
     top_k: int = Field(2, ge=1, description="experts per sample and block")
     freeze: int = Field(2, ge=0, description="most-hit experts of each block frozen after a task (0: none)")
     bottleneck: int = Field(64, ge=1, description="width r of an expert")
-    scale: float = Field(0.1, description="factor on what the experts add")
+    scale: float = Field(0.1, allow_inf_nan=False, description="factor on what the experts add")
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout inside an expert, in training")
     text_tower: bool = Field(True, description="experts in the text tower too")
     text_router_token: Literal["first", "eot"] = Field(
@@ -59,6 +59,10 @@ class MoEAdapters(Method):
 
     def __init__(self, backbone: Backbone, config: MoEAdaptersConfig, features: FrozenFeatures | None = None) -> None:
         super().__init__(backbone, config, features)
+        if config.shared_router and (config.freeze or config.strict):
+            raise InputError("shared_router=true needs freeze=0 and strict=false: one router cannot seal a task.")
+        if config.strict and not config.freeze:
+            raise InputError("strict=true with freeze=0 leaves a task without experts; set freeze=2.")
         # The same weights in other modules: only this twin's blocks carry hooks, the backbone stays untouched.
         self._twin = (backbone.clone(share_weights=True).requires_grad_(False),)
         towers = {"image": self.twin.image_blocks}
@@ -87,6 +91,7 @@ class MoEAdapters(Method):
         norm = block.ln_2 if hasattr(block, "ln_2") else block.norm2
         cfg = self.config
         branch = MoEBranch(norm.weight.shape[0], cfg.bottleneck, cfg.top_k, cfg.scale, cfg.dropout)
+        branch.balanced = cfg.balance_weight > 0
         branch.to(norm.weight.device)
         residual: list[Tensor] = []
 
@@ -230,6 +235,19 @@ class MoEAdapters(Method):
     def promised(self) -> frozenset[Promise]:
         """Strict mode seals finished tasks."""
         return self.promises | ({"finished_tasks_constant"} if self.config.strict else set())
+
+    def trained_parameters(self) -> int:
+        """This task's router, and the experts that were free when it began."""
+        now = len(self.tasks) - 1
+        parts: list[nn.Module] = [branch.routers[-1] for branch in self.branches]
+        for branch in self.branches:
+            owners = branch.frozen_by.tolist()
+            parts += [expert for expert, task in zip(branch.experts, owners, strict=True) if task in (-1, now)]
+        return sum(p.numel() for part in parts for p in part.parameters())
+
+    def trained_in_total(self, per_task: list[int]) -> int:
+        """Every expert and every router."""
+        return sum(p.numel() for p in self.parameters()) if per_task else 0
 
     # -- state -----------------------------------------------------------------------------------------------------
 

@@ -106,7 +106,7 @@ def _panel(results: Mapping[str, Any], candidates: str) -> str:
         f'<div class="card">{title} <span class="soft">{when}</span>'
         f"<b>{_percent(figures[name])}<small> %</small></b>"
         f'<span class="soft">{_interval(figures["ci95"][name])}</span>'
-        f'<div class="domains"><span class="soft">above twice chance:</span> {_percent(known[name])} '
+        f'<div class="domains"><span class="soft">at least twice chance:</span> {_percent(known[name])} '
         f'<span class="soft">{_interval(known["ci95"][name])}</span></div></div>\n'
         for name, (title, when) in _HEADLINE.items()
     )
@@ -120,9 +120,9 @@ def _panel(results: Mapping[str, Any], candidates: str) -> str:
     plot = inline_svg(over_time(results, candidates), f"accuracy over time, candidates {candidates}")
     return (
         f'<p class="soft">An image is scored against {escape(_EXPLAINED.get(candidates, candidates))}. '
-        "Brackets: 95 % bootstrap interval over the test images. Above twice chance: the "
+        "Brackets: 95 % bootstrap interval over the test images. At least twice chance: the "
         f"{len(known['datasets'])} of {total} datasets on which the untouched CLIP, among the dataset's own "
-        "classes, does better than that.</p>\n"
+        "classes, reaches that.</p>\n"
         f'<div class="cards">\n{cards}</div>\n<div class="figures">'
         + "".join(f"<span>{name} <b>{_percent(value)}</b></span>" for name, value in others)
         + "</div>\n"

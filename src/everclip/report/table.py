@@ -83,7 +83,7 @@ class Comparison:
     def table(self) -> Table:
         """For the terminal: best figures bold, upper bounds under a line of their own."""
         shared = [f"{name} {text(value)}" for name, value in self.protocol.items() if name != "tasks"]
-        note = "* over the datasets on which the untouched CLIP is above twice chance"
+        note = "* over the datasets on which the untouched CLIP is at least twice chance"
         table = Table(
             caption=Text(f"{note}\n{' · '.join(shared)}"),
             caption_justify="left",
@@ -129,7 +129,7 @@ class Comparison:
         """A `tabular` for the booktabs package: best figures bold, upper bounds under a line of their own."""
         left = ["Method", *map(_escape, self._fields()), "Seeds"]
         first = len(left) + 1
-        groups = ((first, "All datasets"), (first + len(HEADLINE), "Above twice chance"))
+        groups = ((first, "All datasets"), (first + len(HEADLINE), "At least twice chance"))
         lines = [
             rf"\begin{{tabular}}{{{'l' * len(left)}{'r' * len(COLUMNS)}}}",
             r"\toprule",

@@ -79,8 +79,8 @@ class Selector(nn.Module):
 def vote(probabilities: Tensor, batch: int) -> Tensor:
     """Batch routing: consecutive batches of images share one decision, the task of the largest mean probability.
 
-    This is what the published code of MoE-Adapters does with batches of 128 images of one data set, which leaks the
-    data set's identity; it is offered for parity with published rows only.
+    In the manner of the published code of MoE-Adapters, which decides once per batch of 128 images of one data set and
+    so leaks the data set's identity (it averages reconstruction errors; here p(t|x) is averaged, for any selector).
 
     Args:
         probabilities: (B, T + 1).

@@ -31,7 +31,9 @@ class Protocol(BaseModel):
     )
     selector: str = Field("oracle", description="what decides which task an image belongs to")
     shots: int | None = Field(None, ge=1, description="training images per class; all when empty")
-    seed: int = Field(0, ge=0, description="seed of splits, few-shot draws, batches, augmentation and initialization")
+    seed: int = Field(
+        0, ge=0, lt=2**63, description="seed of splits, few-shot draws, batches, augmentation and initialization"
+    )
     validation: float = Field(
         0.1, ge=0, lt=1, description="share of the training images of each class that is held out from training"
     )
