@@ -142,3 +142,17 @@ def test_a_batch_decides_as_one(count: int, batch: int, seed: int):
         part = slice(start, start + batch)
         winner = int(p[part].sum(dim=0).argmax())
         assert (decided[part].argmax(dim=1) == winner).all()
+
+
+@pytest.mark.parametrize("name", SELECTORS)
+def test_a_dropped_task_leaves_no_trace(name: str):
+    selector, never = fitted(name, 3), made(name)
+    selector.drop(1)
+    reads = selector.reads_features
+    for task in (TASKS[0], TASKS[2]):
+        labels = torch.arange(200) % 2 if reads else None
+        x, held = (features(task.index, 200), features(task.index, 20, seed=1)) if reads else (None, None)
+        never.fit(task, x, labels, held)
+    assert selector.tasks == never.tasks
+    for task in range(3):
+        assert torch.equal(ask(selector, task, truth=task), ask(never, task, truth=task))
