@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from everclip import __version__
 from everclip.backbone import Backbone
@@ -22,6 +19,7 @@ from everclip.errors import InputError
 from everclip.evaluation import Evaluator, Outcome, TestSet
 from everclip.features import FrozenFeatures
 from everclip.methods import Method, MethodConfig, method_class
+from everclip.outcomes import matrix_csv, pack, padded, unpack
 from everclip.report import load_run, render, summarize
 from everclip.runs import RunDirectory, State
 from everclip.selectors import Selector, selector_class
@@ -303,9 +301,9 @@ class Experiment:
             outcomes = evaluator.row(last.info.index + 1, advance)
         name = f"evaluation/after-{last.info.index:02d}.safetensors"
         self.state.rows.append(name)
-        self.directory.write_tensors(self.state, name, _pack(outcomes))
+        self.directory.write_tensors(self.state, name, pack(outcomes))
         # Before the state that says so: a run cut off in between judges this row again.
-        self.directory.write("matrix.csv", self._matrix(self._rows()))
+        self.directory.write("matrix.csv", matrix_csv(self._rows(), [task.name for task in self.stream.tasks]))
         self.directory.save_state(self.state)
         accuracy = [100 * float(outcome.correct[self.config.protocol.candidates].mean()) for outcome in outcomes]
         learned = last.info.index + 1
@@ -327,21 +325,8 @@ class Experiment:
         rows = {}
         for name in self.state.rows:
             index = int(Path(name).stem.rpartition("-")[2])
-            rows[index] = _unpack(self.directory.read_tensors(name), len(self.tests))
+            rows[index] = unpack(self.directory.read_tensors(name), len(self.tests))
         return rows
-
-    def _matrix(self, rows: dict[int, list[Outcome]]) -> str:
-        text = io.StringIO()
-        table = csv.writer(text, lineterminator="\n")
-        table.writerow(["after_task", "dataset", "candidates", "images", "correct", "accuracy", "accuracy_by_name"])
-        for index, outcomes in rows.items():
-            for test, outcome in zip(self.tests, outcomes, strict=True):
-                for candidates in CANDIDATES:
-                    right, named = outcome.correct[candidates], outcome.by_name[candidates]
-                    counts = [len(right), int(right.sum()), 100 * float(right.mean()), 100 * float(named.mean())]
-                    after = self.stream.tasks[index].name
-                    table.writerow([after, test.info.name, candidates, *counts])
-        return text.getvalue()
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
@@ -400,7 +385,7 @@ class Experiment:
             columns = [*(task.name for task in tasks), "zero-shot"]
             routing = {
                 "columns": columns,
-                "after": [row and [_padded(o.routes, len(columns)) for o in row] for row in every],
+                "after": [row and [padded(o.routes, len(columns)) for o in row] for row in every],
             }
         zero_shot = {c: [outcome.correct[c] for outcome in untouched] for c in CANDIDATES}
         upper_bound = self.method_type.upper_bound
@@ -416,31 +401,3 @@ class Experiment:
         self.method.load_state(infos[:begun], sealed, self.directory.read_tensors(state.working))
         if self.method.routed:
             self.selector.load_state(infos[: len(state.learned)], self.directory.read_tensors(state.selector))
-
-
-def _pack(outcomes: list[Outcome]) -> dict[str, Tensor]:
-    tensors = {}
-    for index, outcome in enumerate(outcomes):
-        for candidates in CANDIDATES:
-            tensors[f"{candidates}/{index}"] = torch.from_numpy(outcome.correct[candidates])
-            tensors[f"{candidates}/{index}/by_name"] = torch.from_numpy(outcome.by_name[candidates])
-        if outcome.routes is not None:
-            tensors[f"routes/{index}"] = torch.from_numpy(outcome.routes)
-    return tensors
-
-
-def _unpack(tensors: dict[str, Tensor], count: int) -> list[Outcome]:
-    return [
-        Outcome(
-            {c: tensors[f"{c}/{index}"].numpy() for c in CANDIDATES},
-            {c: tensors[f"{c}/{index}/by_name"].numpy() for c in CANDIDATES},
-            tensors[f"routes/{index}"].numpy() if f"routes/{index}" in tensors else None,
-        )
-        for index in range(count)
-    ]
-
-
-def _padded(routes: np.ndarray | None, columns: int) -> list[int]:
-    """Images per route, with a zero for every task not learned yet: zero-shot stays the last column."""
-    assert routes is not None
-    return [*routes[:-1].tolist(), *[0] * (columns - len(routes)), int(routes[-1])]
