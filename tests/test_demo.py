@@ -14,7 +14,7 @@ from everclip.display import Display
 def quick(tiny_clip: Path, two_folders: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The demo over two small folders, with the tiny CLIP and two steps per task."""
     recipe = {"stream": two_folders, "backbone": str(tiny_clip), "iterations": 2, "batch": 4, "warmup": 1}
-    monkeypatch.setattr(demo, "read_recipe", lambda name: {"demo": recipe}[name])
+    monkeypatch.setattr(demo, "read_recipe", lambda name, method: {"demo": recipe}[name])
 
 
 @pytest.mark.usefixtures("quick")

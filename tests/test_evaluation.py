@@ -197,19 +197,20 @@ def random_world(counts: tuple[int, ...] = (40, 30, 20), learned: int = 3, seed:
 
 
 def naive_answer(world: World, test: int, row: int, candidates: list[tuple[int, int]]) -> tuple[int, int]:
-    """p(c|x) = Σ_t p(t|x) · softmax_t(c) in plain loops; softmax_t over the candidates of task t, if there are any."""
+    """p(c|x) = Σ_t p(t|x) · softmax_t(c) in plain loops; CLIP answers for a task without a candidate."""
     method = world.method
     number = int(world.tests[test].data.numbers[row])
     share = world.tables[test][row].double().numpy()
     share = np.where(share < ROUTE_FLOOR, 0, share) / share[share >= ROUTE_FLOOR].sum()
     total = dict.fromkeys(candidates, 0.0)
-    for column, route in enumerate([*range(len(share) - 1), ORIGINAL]):
+    for column, task_route in enumerate([*range(len(share) - 1), ORIGINAL]):
+        route = task_route if any(task == task_route for task, _ in candidates) else ORIGINAL
         image = method.images[route][number].double().numpy()
         logits = {}
         for task, label in candidates:
             text = method.classes[route, task][label].double().numpy()
             logits[task, label] = SCALE * image @ text / np.linalg.norm(image) / np.linalg.norm(text)
-        if route != ORIGINAL and any(task == route for task, _ in candidates):
+        if route != ORIGINAL:
             logits = {pair: value if pair[0] == route else -np.inf for pair, value in logits.items()}
         norm = sum(np.exp(value) for value in logits.values())
         for pair in candidates:
@@ -235,6 +236,19 @@ def test_mixture_equals_plain_loops(learned: int):
             assert outcome.correct[name].tolist() == [a == t for a, t in zip(found, truth, strict=True)]
             called = [[world.infos[task].class_names[label] for task, label in answer] for answer in (found, truth)]
             assert outcome.by_name[name].tolist() == [a == t for a, t in zip(*called, strict=True)]
+
+
+def test_against_its_own_classes_alone_an_unlearned_task_keeps_zero_shot():
+    """Whatever the selector says: no learned task has anything to say of a class that it does not know."""
+    world = random_world(learned=2)
+    lost = torch.eye(3)[[0] * 10 + [1] * 10]
+    world.tables[2] = lost
+    misrouted = world.evaluator(2).row(2)[2]
+    world.tables[2] = torch.eye(3)[[2] * 20]
+    original = world.evaluator(2).row(2)[2]
+    assert misrouted.correct["task"].tolist() == original.correct["task"].tolist()
+    assert misrouted.correct["seen"].sum() == 0, "the selector still decides where other classes are candidates"
+    assert misrouted.routes.tolist() == [10, 10, 0]
 
 
 def test_many_unsure_routes_still_give_an_answer():

@@ -18,12 +18,20 @@ def test_the_package_has_recipes() -> None:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_is_a_valid_configuration(name: str, method: str) -> None:
-    recipe = read_recipe(name)
+    recipe = read_recipe(name, method)
     values = {"stream": "drawn", "method": method, **recipe}
     if values["method"] == method:  # a recipe that names a method has settings of its own
         config = Config.of(values).flat()
         assert {key: config[key] for key in recipe} == recipe
         assert Config.of(config).flat() == config
+
+
+def test_settings_of_one_method_are_for_that_method(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("method: joint\nlr: 1.0e-5\nmethods: {finetune: {lr: 0.5}, joint: {lr: 0.25, batch: 8}}\n")
+    assert read_recipe(str(path)) == {"method": "joint", "lr": 0.25, "batch": 8}
+    assert read_recipe(str(path), "finetune") == {"method": "joint", "lr": 0.5}
+    assert read_recipe(str(path), "separate") == {"method": "joint", "lr": 1e-5}
 
 
 def test_a_file_goes_before_a_recipe_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,6 +54,8 @@ def test_a_recipe_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (b"- finetune\n", "no settings"),
         (b"", "no settings"),
         (b"finetune", "no settings"),
+        (b"methods: [finetune]", "settings by method"),
+        (b"methods: {finetune: 3}", "settings by method"),
         (b"\x80\x81\x82", "can't be read"),
         (b"a: !!python/object/apply:os.getcwd []", "python/object"),
     ],

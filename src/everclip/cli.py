@@ -88,10 +88,40 @@ def run(
         "stream": stream, "method": method, "backbone": backbone, "selector": selector, "candidates": candidates,
         "seed": seed, "device": device, "precision": precision, "workers": workers,
     }  # fmt: skip
-    values = read_recipe(recipe) if recipe else {}
+    values = read_recipe(recipe, method) if recipe else {}
     values |= _given({name: value for name, value in options.items() if value is not None}, settings or [])
     configuration = config.Config.of(values)
     out = out or config.default_directory(configuration)
+    display = Display()
+    experiment.run(configuration, out, resume, display)
+    _print(side_by_side([out]).table())
+    display.note(f"report: {out / 'report.html'}")
+
+
+@app.command()
+def judge(
+    learned: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run, made with --set keep_stages=true.")],
+    selector: Annotated[str | None, typer.Option(help="One of `everclip selectors`.")] = None,
+    candidates: Annotated[
+        str | None, typer.Option(help="task · seen · all: which classes an image is scored against.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto · cpu · cuda · …")] = None,
+    workers: Annotated[str | None, typer.Option(metavar="N", help="Threads that decode and augment images.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory of the judgment; by default beside RUN.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the judgment that --out holds.")] = False,
+    settings: Setting = None,
+) -> None:
+    """Judge what a run learned once more, with another selector or routing, without training."""
+    from everclip import experiment
+    from everclip.display import Display
+    from everclip.learned import judgment
+    from everclip.report import compare as side_by_side
+
+    options = {"selector": selector, "candidates": candidates, "device": device, "workers": workers}
+    changes = _given({name: value for name, value in options.items() if value is not None}, settings or [])
+    configuration = judgment(learned, changes)
+    protocol = configuration.protocol
+    out = out or learned.with_name(f"{learned.name}-{protocol.selector}-{protocol.routing}")
     display = Display()
     experiment.run(configuration, out, resume, display)
     _print(side_by_side([out]).table())

@@ -29,6 +29,10 @@ class Setup(BaseModel):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps, …")
     precision: Precision = Field("float32", description="float32 or bf16 (autocast)")
     workers: int = Field(2, ge=1, description="threads that decode and augment images; changes no result")
+    keep_stages: bool = Field(
+        False, description="keep what is learned after every task, not only the last, for `everclip judge`"
+    )
+    learned: str | None = Field(None, description="run directory that is judged again instead of learning anew")
 
 
 HOW_NOT_WHAT = frozenset({"device", "workers"})

@@ -17,7 +17,7 @@ def run(out: Path, display: Display) -> Comparison:
     """Run the recipe `demo` with each method below `out` (going on where an earlier demo stopped) and compare."""
     for method in METHODS:
         display.note(f"— {method}")
-        config = Config.of({**read_recipe("demo"), "method": method})
+        config = Config.of({**read_recipe("demo", method), "method": method})
         experiment.run(config, out / method, resume=True, display=display)
     comparison = compare([out / method for method in METHODS])
     comparison.save(plot=out / "comparison.png")

@@ -1,10 +1,10 @@
 """From a learner and test images to correct or wrong, for every candidate set in one pass.
 
 For an image x, p(c|x) = Σ_t p(t|x) · softmax_t(c): the selector gives p(t|x) over the learned tasks and the original
-CLIP. Candidates are (task, class) pairs, so softmax_t runs over those of task t; only where the candidate set has none
-of them (a misrouted image scored against its own set alone) over all candidates, as it does on the route to the
-original CLIP. A method with one answer for all tasks has one route and no selector. An image is embedded once per
-distinct route it takes, and never again while that route stays the same.
+CLIP. Candidates are (task, class) pairs, so softmax_t runs over those of task t. What task t learned says nothing of a
+candidate set that has none of its classes (a misrouted image scored against its own set alone): there the original
+CLIP answers in its place, with a softmax over all candidates. A method with one answer for all tasks has one route and
+no selector. An image is embedded once per distinct route it takes, and never again while that route stays the same.
 """
 
 from __future__ import annotations
@@ -103,9 +103,11 @@ class Evaluator:
         count = len(test.data.labels)
         shares, routes = self._shares(index, test, count)
         masks = self._candidate_masks(index, learned)
+        weights = {name: self._answering(shares, mask) for name, mask in masks.items()}
         scores = {name: torch.zeros(count, int(mask.sum())) for name, mask in masks.items()}
-        for route, share in shares.items():
-            rows = (share > 0).nonzero().flatten()
+        for route in shares:
+            taken = torch.stack([weight[route] for weight in weights.values()]).amax(dim=0)
+            rows = (taken > 0).nonzero().flatten()
             if len(rows) == 0:
                 continue
             # A class is encoded with its own task's text side on every route but the one to the original CLIP.
@@ -115,7 +117,8 @@ class Evaluator:
             embeddings = self._embed(index, test, route, rows)
             logits = self.method.backbone.logit_scale.cpu() * embeddings @ banks[side].T
             for name, mask in masks.items():
-                scores[name][rows] += share[rows, None] * self._softmax(logits, route, mask)
+                if bool(weights[name][route].any()):
+                    scores[name][rows] += weights[name][route][rows, None] * self._softmax(logits, route, mask)
         truth = torch.from_numpy(np.asarray(test.data.labels)) + int(self._offsets[index])
         correct, by_name = {}, {}
         for name, mask in masks.items():
@@ -124,10 +127,19 @@ class Evaluator:
             by_name[name] = (self._name_of[answer] == self._name_of[truth]).numpy()
         return Outcome(correct, by_name, routes)
 
+    def _answering(self, shares: dict[int, Tensor], candidates: Tensor) -> dict[int, Tensor]:
+        """Each route's weight in the answer: a task without a candidate leaves its share to the original CLIP."""
+        if not self.method.routed:
+            return shares
+        silent = {t for t in shares if t != ORIGINAL and not bool((candidates & (self._owner == t)).any())}
+        answering = {t: torch.zeros_like(share) if t in silent else share for t, share in shares.items()}
+        answering[ORIGINAL] = answering[ORIGINAL] + sum(shares[t] for t in silent)
+        return answering
+
     def _softmax(self, logits: Tensor, route: int, candidates: Tensor) -> Tensor:
         """softmax_t of the candidates: logits of all classes (B, all) → (B, candidates), rows sum to 1."""
-        own = candidates & (self._owner == route) if self.method.routed else candidates
-        scored = own if route != ORIGINAL and bool(own.any()) else candidates
+        own = self.method.routed and route != ORIGINAL
+        scored = candidates & (self._owner == route) if own else candidates
         return logits.masked_fill(~scored, float("-inf")).softmax(dim=1)[:, candidates]
 
     def _shares(self, index: int, test: TestSet, count: int) -> tuple[dict[int, Tensor], np.ndarray | None]:

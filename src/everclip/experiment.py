@@ -18,6 +18,7 @@ from everclip.display import Display
 from everclip.errors import InputError
 from everclip.evaluation import Evaluator, Outcome, TestSet
 from everclip.features import FrozenFeatures
+from everclip.learned import LearnedRun
 from everclip.methods import Method, MethodConfig, method_class
 from everclip.outcomes import matrix_csv, pack, padded, unpack
 from everclip.report import load_run, render, summarize
@@ -129,6 +130,13 @@ class Experiment:
         selector_type = selector_class(config.protocol.selector)
         self.selector: Selector = selector_type(config.selector_settings)
         self.state = State(self.method_type.name, self.backbone.digest, self._data_digest())
+        self.source: LearnedRun | None = None
+        if config.setup.learned is not None:
+            if not self.method_type.routed:
+                raise InputError(
+                    f"method '{self.method_type.name}' has one answer for every image: no selector matters."
+                )
+            self.source = LearnedRun(config, self.state)
 
     def run(self) -> dict[str, Any]:
         """Learn and judge, stage by stage; write the results. The directory's lock must be held."""
@@ -201,8 +209,25 @@ class Experiment:
     # -- learning --------------------------------------------------------------------------------------------------
 
     def _learn(self, number: int, stage: list[Task]) -> None:
-        state, method = self.state, self.method
         start = time.perf_counter()
+        if self.source is None:
+            self._train_stage(number, stage)
+        else:
+            self._adopt(self.source, number, stage)
+        self.state.stages_learned, self.state.step, self.state.optimizer = number + 1, None, None
+        if self.method.routed:
+            for task in stage:
+                self._fit_selector(task)
+            self.state.selector = self.directory.write_tensors(
+                self.state, f"checkpoints/selector-{number:02d}.safetensors", self.selector.state()
+            )
+        self.directory.save_state(self.state)
+        seconds = round(time.perf_counter() - start, 2)
+        self.directory.event("learned", stage=number, tasks=[task.name for task in stage], seconds=seconds)
+
+    def _train_stage(self, number: int, stage: list[Task]) -> None:
+        """Train the method on a stage, and store what it learned."""
+        state, method = self.state, self.method
         resumed_at = state.step
         if resumed_at is None:
             # What a method draws when a task begins must not depend on what this process drew before.
@@ -217,25 +242,22 @@ class Experiment:
             self._train(number, sets, resumed_at)
         per_task = method.trained_parameters() if method.trains else 0
         method.end_task()
-        for task in stage:
-            self._fit_selector(task)
         for position, task in enumerate(stage):
             skipped = sets[position].images.skipped if sets else []
             count = len(sets[position].images) if sets else len(task.train.labels)
             state.learned.append({"train": count, "skipped": skipped, "trained_parameters": per_task})
             name = f"checkpoints/task-{task.info.index:02d}.safetensors"
             state.sealed.append(self.directory.write_tensors(state, name, method.sealed_state(task.info.index)))
-        state.stages_learned, state.step, state.optimizer = number + 1, None, None
-        state.working = self.directory.write_tensors(
-            state, f"checkpoints/working-{number:02d}.safetensors", method.working_state()
-        )
-        if method.routed:
-            state.selector = self.directory.write_tensors(
-                state, f"checkpoints/selector-{number:02d}.safetensors", self.selector.state()
-            )
-        self.directory.save_state(state)
-        seconds = round(time.perf_counter() - start, 2)
-        self.directory.event("learned", stage=number, tasks=[task.name for task in stage], seconds=seconds)
+        name = f"checkpoints/working-{number:02d}.safetensors"
+        state.working = self.directory.write_tensors(state, name, method.working_state())
+        if self.config.setup.keep_stages:
+            state.stages.append(state.working)
+
+    def _adopt(self, source: LearnedRun, number: int, stage: list[Task]) -> None:
+        """Take a stage over from the run that learned it."""
+        learned = [task.info for done in self._stages[: number + 1] for task in done]
+        source.load(self.method, number, learned)
+        self.state.learned += source.learned.learned[len(learned) - len(stage) : len(learned)]
 
     def _train(self, number: int, sets: list[TrainingSet], resumed_at: int | None) -> None:
         config, state = self.config, self.state
@@ -271,8 +293,6 @@ class Experiment:
             trainer.run(start, checkpoint, progress)
 
     def _fit_selector(self, task: Task) -> None:
-        if not self.method.routed:
-            return
         features, labels, held_out = None, None, None
         if self.selector.reads_features:
             views = self._viewed(task.train, f"{task.name}: views for the selector")
@@ -397,7 +417,10 @@ class Experiment:
         self.state = state
         begun = sum(len(stage) for stage in self._stages[: state.stages_learned + (state.step is not None)])
         infos = self.stream.infos
-        sealed = [self.directory.read_tensors(name) for name in state.sealed]
-        self.method.load_state(infos[:begun], sealed, self.directory.read_tensors(state.working))
+        if self.source is None:
+            sealed = [self.directory.read_tensors(name) for name in state.sealed]
+            self.method.load_state(infos[:begun], sealed, self.directory.read_tensors(state.working))
+        elif state.stages_learned:
+            self.source.load(self.method, state.stages_learned - 1, infos[:begun])
         if self.method.routed:
             self.selector.load_state(infos[: len(state.learned)], self.directory.read_tensors(state.selector))

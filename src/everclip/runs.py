@@ -32,7 +32,7 @@ from torch import Tensor
 from everclip.errors import EverclipError, InputError
 from everclip.files import sha256, write_atomic
 
-FORMAT = 2
+FORMAT = 3
 """Version of the checkpoint layout; raised whenever an older EverCLIP could misread a newer run."""
 
 STATE = "checkpoints/state.json"
@@ -48,10 +48,11 @@ class State:
         stages_learned: stages whose learning ended (a stage is a task, or all tasks of an all-at-once method).
         rows: names of the evaluation files that are complete, in order.
         step: steps taken in the current stage, where it is under way.
-        files: every file the state consists of → its SHA-256; the next four say which is what.
+        files: every file the state consists of → its SHA-256; the next five say which is what.
         sealed: per learned task the file of what it fixed for good, where there is anything.
         working: what later steps or tasks may still change, where there is anything.
         optimizer: the optimizer's moments, within a stage.
+        stages: per stage what `working` was at its end, where it is to be kept.
         selector: what the selector fitted, where it did.
         learned: per learned task, what the results will say of its training.
         finished: the results are written.
@@ -67,6 +68,7 @@ class State:
     sealed: list[str | None] = field(default_factory=list)
     working: str | None = None
     optimizer: str | None = None
+    stages: list[str | None] = field(default_factory=list)
     selector: str | None = None
     learned: list[dict] = field(default_factory=list)
     finished: bool = False
@@ -215,7 +217,7 @@ class RunDirectory:
 
     def save_state(self, state: State) -> None:
         """Make `state` the truth, then remove the files that it does not name."""
-        named = {*state.sealed, *state.rows, state.working, state.optimizer, state.selector}
+        named = {*state.sealed, *state.rows, *state.stages, state.working, state.optimizer, state.selector}
         state.files = {name: digest for name, digest in state.files.items() if name in named}
         body = {"format": FORMAT, **asdict(state)}
         self.write(STATE, json.dumps({"sha256": _body_digest(body), "state": body}, indent=1))

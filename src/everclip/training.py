@@ -183,6 +183,7 @@ class Trainer:
             loss = self.method(batch)
             self.optimizer.zero_grad(set_to_none=True)
             loss.total.backward()
+            self.method.after_backward()
             self.optimizer.step()
             self.method.after_step(step)
             window.append(loss.total.detach())

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from everclip.data.source import BadImage, ImageSource, few_shot, split
+from everclip.data.source import BadImage, ImageSource, Reduced, few_shot, split
 from everclip.errors import InputError
 
 some_labels = st.lists(st.integers(0, 5), min_size=1, max_size=60).map(lambda x: np.array(x, dtype=np.int64))
@@ -107,3 +107,20 @@ def test_draws_refuse_what_is_out_of_range():
         split(labels, 0.5, -1)
     with pytest.raises(InputError, match="shots is 0"):
         few_shot(labels, 0, 0)
+
+
+def test_reduced_images_all_have_one_resolution():
+    class Striped(Counted):
+        def decode(self, index: int) -> Image.Image:
+            fine = np.indices((90, 120)).sum(axis=0) % 2 * 255
+            return Image.fromarray(fine.astype(np.uint8)).convert("RGB")
+
+    source = Striped([3, 1])
+    small = Reduced(source, 30)
+    assert small.decode(0).size == (40, 30)
+    assert small.labels.tolist() == [3, 1]
+    assert small.name(1) == "image 1"
+    assert len({source.digest(0), small.digest(0), Reduced(source, 31).digest(0)}) == 3
+    assert Reduced(Counted([0]), 30).decode(0).size == (30, 30), "small images are enlarged"
+    values = np.asarray(small.decode(0).resize((120, 90)))
+    assert np.ptp(values) < 30, "the stripes are gone for good"

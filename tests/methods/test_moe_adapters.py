@@ -104,7 +104,7 @@ def test_block(golden, learner: MoEAdapters, settings: dict, tower: str) -> None
     with torch.no_grad():
         close(block(x, attn_mask=mask), recorded[f"{tower}.output_original"])
         route = routes(len(x), settings["block_file_task"])
-        learner._context[tower] = (route, torch.zeros_like(route))
+        learner._context[tower] = (moe.Routes.of(route, route.device), torch.zeros_like(route))
         close(block(x, attn_mask=mask), recorded[f"{tower}.output_moe"])
         learner._context[tower] = None
 
@@ -172,7 +172,9 @@ def train(learner: MoEAdapters, recorded: dict[str, Tensor], images: Tensor, gol
         logits = learner.twin.logit_scale * F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T
         loss = F.cross_entropy(logits, recorded["labels"][step], label_smoothing=cfg["label_smoothing"])
         optimizer.zero_grad(set_to_none=True)
+        learner._ask_who_rests()
         loss.backward()
+        learner.after_backward()
         steps.append({"loss": loss.item(), "grads": {n: p.grad for n, p in learner.named_parameters()}})
         steps[-1]["hits"] = [branch.hits.clone() for branch in learner.branches]
         optimizer.step()
@@ -186,7 +188,14 @@ def only_train(learner: MoEAdapters, task: int) -> None:
             router.requires_grad_(index == task)
 
 
-def test_steps(golden, learner: MoEAdapters, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(params=[True, False], ids=["host looks", "host does not look"])
+def looking(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Both ways to compute: with a look at the selected experts in every block, and without, as on an accelerator."""
+    monkeypatch.setattr(moe, "looking_is_free", lambda tensor: request.param)
+    return request.param
+
+
+def test_steps(golden, learner: MoEAdapters, monkeypatch: pytest.MonkeyPatch, looking: bool) -> None:
     recorded = golden("moe_step")
     weights = golden("moe_weights")
     task = int(recorded["task_id"])
@@ -220,7 +229,9 @@ def test_steps(golden, learner: MoEAdapters, monkeypatch: pytest.MonkeyPatch) ->
             assert torch.equal(chosen.sort().values, recorded[f"frozen.{tower}.block{i}"].sort().values)
 
 
-def test_the_next_task_leaves_frozen_experts_alone(golden, learner: MoEAdapters, monkeypatch) -> None:
+def test_the_next_task_leaves_frozen_experts_alone(
+    golden, learner: MoEAdapters, monkeypatch: pytest.MonkeyPatch, looking: bool
+) -> None:
     first, recorded = golden("moe_step"), golden("moe_step_frozen")
     only_train(learner, int(first["task_id"]))
     train(learner, first, first["images"], golden, monkeypatch)
@@ -292,6 +303,7 @@ def teach(method: MoEAdapters, task: TaskInfo, steps: int, generator: torch.Gene
             loss = method.train()(Batch(task, pixels, labels)).total
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            method.after_backward()
             optimizer.step()
     method.end_task()
 
@@ -382,6 +394,33 @@ def test_when_no_expert_is_free_it_says_so(clip: Backbone) -> None:
         branch.frozen_by.clamp_(min=0)
     with pytest.raises(InputError, match="experts=grow"):
         method.begin_task(info(2))
+
+
+def test_without_a_look_the_answers_are_the_same(clip: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels, route = pictures(clip, 6), torch.tensor([0, -1, 1, 1, 0, -1])
+    learned = []
+    for free in (True, False):
+        monkeypatch.setattr(moe, "looking_is_free", lambda tensor, free=free: free)
+        method = taught(clip, experts=6, strict=True, dropout=0.0)
+        with torch.no_grad():
+            learned.append((method.state_dict(), method.encode_images(pixels, route)))
+    for name, value in learned[0][0].items():
+        close(learned[1][0][name].float(), value.float(), 1e-4)
+    close(learned[1][1], learned[0][1], 1e-4)
+    assert torch.equal(learned[0][1][route < 0], learned[1][1][route < 0])
+
+
+def test_a_task_that_brings_experts_begins_with_them(clip: Backbone) -> None:
+    """The head start of new experts: at first almost no sample selects what other tasks made."""
+    shares = []
+    for lead in (0.0, 3.0):
+        method = taught(clip, tasks=3, steps=1, lead=lead)
+        method.begin_task(info(3))
+        method.train()(Batch(info(3), pictures(clip, 64), torch.zeros(64, dtype=torch.int64)))
+        hits = torch.stack([branch.hits for branch in method.towers["image"]]).float()
+        shares.append(float(hits[:, -2:].sum() / hits.sum()))
+    assert shares[0] < 0.5
+    assert shares[1] > 0.9
 
 
 @torch.no_grad()

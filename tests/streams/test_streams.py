@@ -52,6 +52,7 @@ def task_of(dataset: Dataset, **protocol) -> Task:
         ("seed", -1),
         ("validation", 1.0),
         ("validation", -0.1),
+        ("resolution", 0),
         ("shot", 3),
     ],
 )
@@ -209,3 +210,22 @@ def test_embeddings_through_zero_shot(tiny_clip: Path, tmp_path: Path):
     assert not bad.correct["task"].any()
     assert good.correct["all"].all()
     torch.testing.assert_close(features.images(stream.tasks[0].test).norm(dim=1), torch.full((8,), 2.5))
+
+
+# -- one resolution for all ---------------------------------------------------------------------------------------------
+
+
+def test_all_images_are_reduced_to_one_resolution(two_folders: str):
+    plain = open_stream(two_folders, Protocol()).tasks
+    narrow = open_stream(two_folders, Protocol(resolution=7)).tasks
+    for before, after in zip(plain, narrow, strict=True):
+        assert after.info == before.info
+        for part in ("train", "validation", "test"):
+            assert min(getattr(after, part).decode(0).size) == 7
+            assert getattr(after, part).labels.tolist() == getattr(before, part).labels.tolist()
+            assert getattr(after, part).name(0) == getattr(before, part).name(0)
+
+
+def test_embeddings_have_no_resolution():
+    with pytest.raises(InputError, match="'numbers' holds embeddings"):
+        task_of(numbered(), resolution=32)

@@ -6,7 +6,7 @@ from everclip.data.decode import IMAGE_SUFFIXES, load_rgb
 from everclip.data.embeddings import EmbeddingData, LabeledEmbeddings, read_embeddings
 from everclip.data.folders import FolderImages, ImageFolder, read_folder
 from everclip.data.images import DecodedImages, Images, View, ViewedImages, decoded, viewed
-from everclip.data.source import BadImage, ImageSource, few_shot, split
+from everclip.data.source import BadImage, ImageSource, Reduced, few_shot, split
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -18,6 +18,7 @@ __all__ = [
     "ImageSource",
     "Images",
     "LabeledEmbeddings",
+    "Reduced",
     "TrainingView",
     "View",
     "ViewedImages",

@@ -92,6 +92,37 @@ class _Selection(ImageSource):
         return self._source.decode(int(self._indices[index]))
 
 
+class Reduced(ImageSource):
+    """Images that lost all detail beyond one common resolution: each is resized until its short side has `side` pixels.
+
+    Data sets of different native resolution can be told apart by their blur alone; after this they cannot.
+
+    Args:
+        source: the images.
+        side: in pixels.
+    """
+
+    def __init__(self, source: ImageSource, side: int) -> None:
+        self._source = source
+        self._side = side
+        self.labels = source.labels
+
+    def name(self, index: int) -> str:
+        """The image's own name."""
+        return self._source.name(index)
+
+    def digest(self, index: int) -> str:
+        """Another content than that of the image itself."""
+        return f"{self._source.digest(index)}-{self._side}"
+
+    def decode(self, index: int) -> Image.Image:
+        """Antialiased bicubic; the aspect ratio stays (to a pixel)."""
+        image = self._source.decode(index)
+        scale = self._side / min(image.size)
+        width, height = (max(1, round(length * scale)) for length in image.size)
+        return image.resize((width, height), Image.Resampling.BICUBIC)
+
+
 def split(source_or_labels: ImageSource | np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Draw a stratified split: of every class, about `fraction` of the images are held out.
 

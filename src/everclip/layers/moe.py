@@ -6,6 +6,8 @@ h = x + Attn(LN1(x)) a block returns h + MLP(LN2(h)) + MoE(h): the branch reads 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -54,6 +56,30 @@ def squared_variation(values: Tensor) -> Tensor:
     return values.float().var() / (values.float().mean() ** 2 + 1e-10)
 
 
+@dataclass(frozen=True)
+class Routes:
+    """Which router each sample of a batch takes, sorted out once on the host for all blocks.
+
+    Attributes:
+        routed: samples that take a router at all (R,), on the device; None where all do.
+        groups: task → its places among the routed samples, on the device; None where all routed samples are its own.
+    """
+
+    routed: Tensor | None
+    groups: dict[int, Tensor | None]
+
+    @classmethod
+    def of(cls, route: Tensor, device: torch.device) -> Routes:
+        """Task ids (B,) int64 on the host, −1 = no router."""
+        routed = (route >= 0).nonzero().flatten()
+        tasks = route[routed]
+        found = tasks.unique().tolist()
+        groups = {task: (tasks == task).nonzero().flatten().to(device) for task in found}
+        return cls(
+            None if len(routed) == len(route) else routed.to(device), groups if len(found) > 1 else dict.fromkeys(found)
+        )
+
+
 class Expert(nn.Module):
     """Bottleneck adapter: Linear(d → r) → ReLU → dropout → Linear(r → d), times `scale` (applied by the branch).
 
@@ -72,7 +98,9 @@ class Router(nn.Module):
     """Gate and noise matrices W_g, W_n (d, E) of one task, zero at the start.
 
     Attributes:
+        visible: the allowed experts' indices, on the host.
         allowed: (E,) bool; experts outside are never selected (strict mode seals a task on its frozen experts).
+        lead: (E,) added to the logits, never trained; zero unless some experts are to be preferred from the start.
     """
 
     def __init__(self, width: int, experts: int) -> None:
@@ -80,12 +108,19 @@ class Router(nn.Module):
         self.gate = nn.Parameter(torch.zeros(width, experts))
         self.noise = nn.Parameter(torch.zeros(width, experts))
         self.register_buffer("allowed", torch.ones(experts, dtype=torch.bool))
+        self.register_buffer("lead", torch.zeros(experts))
+        self.visible = list(range(experts))
+
+    def allow(self, experts: Tensor) -> None:
+        """Select among these (E,) bool only."""
+        self.allowed.copy_(experts)
+        self.visible = self.allowed.nonzero().flatten().tolist()
 
     def forward(self, c: Tensor) -> tuple[Tensor, Tensor]:
         """Router inputs (B, d) → logits (B, E) and noise levels (B, E), float32 under autocast too."""
         with torch.autocast(c.device.type, enabled=False):
             c = c.float()
-            logits = (c @ self.gate).masked_fill(~self.allowed, float("-inf"))
+            logits = (c @ self.gate + self.lead).masked_fill(~self.allowed, float("-inf"))
             return logits, F.softplus(c @ self.noise) + NOISE_FLOOR
 
 
@@ -105,9 +140,23 @@ class MoEBranch(nn.Module):
         self.routers = nn.ModuleList()
         self.register_buffer("frozen_by", torch.zeros(0, dtype=torch.int64))
         self.register_buffer("hits", torch.zeros(0, dtype=torch.int64))
+        self.used: Tensor | None = None
+        """Which experts this step's samples selected (E,) bool, where the host does not look while it computes."""
+        self._places: dict[tuple[int, ...], Tensor] = {}
         self.balanced = False
         """Whether `balance` is computed: the imbalance of the last batch, cv²(importance) + cv²(load)."""
         self.balance: Tensor | None = None
+
+    def loaded(self) -> None:
+        """Bring what follows from the tensors up to date with them."""
+        for router in self.routers:
+            router.allow(router.allowed.clone())
+        self.train_what_is_free()
+
+    def clear(self) -> None:
+        """Remove all experts and routers."""
+        self.experts, self.routers = nn.ModuleList(), nn.ModuleList()
+        self.frozen_by, self.hits = self.frozen_by[:0], self.hits[:0]
 
     def add_experts(self, count: int) -> None:
         """Append new experts; routers that exist stay blind to them."""
@@ -116,9 +165,16 @@ class MoEBranch(nn.Module):
         self.frozen_by = torch.cat([self.frozen_by, self.frozen_by.new_full((count,), -1)])
         self.hits = self.hits.new_zeros(len(self.experts))
 
-    def add_router(self) -> None:
-        """Append the router of a new task, which sees the experts that exist now."""
-        self.routers.append(Router(self.width, len(self.experts)).to(self.hits.device))
+    def add_router(self, lead: float = 0.0, favored: int = 0) -> None:
+        """Append the router of a new task, which sees the experts that exist now and favors the latest ones.
+
+        Args:
+            lead: added to the logits of the favored experts.
+            favored: how many of the latest experts that are.
+        """
+        router = Router(self.width, len(self.experts)).to(self.hits.device)
+        router.lead[len(self.experts) - favored :] = lead
+        self.routers.append(router)
 
     def freeze_most_hit(self, count: int) -> Tensor:
         """Activate-freeze: freeze the `count` most-hit experts for good (ties: lowest index); returns them (count,)."""
@@ -128,6 +184,13 @@ class MoEBranch(nn.Module):
         self.train_what_is_free()
         return chosen
 
+    def rest_unused(self, used: list[bool]) -> None:
+        """Take the (zero) gradient from experts that no sample selected: without one, no optimizer moves them."""
+        for expert, was_used in zip(self.experts, used, strict=True):
+            if not was_used:
+                expert.zero_grad(set_to_none=True)
+        self.used = None
+
     def train_what_is_free(self) -> None:
         """Let gradients reach the experts that are not frozen, and no others."""
         for expert, task in zip(self.experts, self.frozen_by.tolist(), strict=True):
@@ -136,33 +199,32 @@ class MoEBranch(nn.Module):
     def restrict(self) -> None:
         """Strict mode: the latest router sees frozen experts only from now on."""
         router = self.routers[-1]
-        router.allowed.copy_(self.frozen_by[: len(router.allowed)] >= 0)
+        router.allow(self.frozen_by[: len(router.allowed)] >= 0)
 
-    def gates(self, c: Tensor, route: Tensor) -> tuple[Tensor, Tensor]:
-        """Gates (B, k) and experts (B, k) of router inputs (B, d), each sample by the router of its task (B,) ≥ 0."""
+    def gates(self, c: Tensor, routes: Routes) -> tuple[Tensor, Tensor]:
+        """Gates (R, k) and experts (R, k) of the routed samples' router inputs (R, d)."""
         gates = c.new_zeros(len(c), self.top_k)
         experts = torch.zeros(len(c), self.top_k, dtype=torch.int64, device=c.device)
-        tasks = route.unique().tolist()
-        for task in tasks:
-            rows = slice(None) if len(tasks) == 1 else (route == task).nonzero().flatten()
-            logits, level = self.routers[task](c[rows])
+        for task, rows in routes.groups.items():
+            logits, level = self.routers[task](c if rows is None else c[rows])
             noise = draw_noise(logits) if self.training else None
             part, index = noisy_top_k(logits, level, self.top_k, noise)
             if self.training:
                 self._count(index)
                 if self.balanced:
                     self._weigh(logits, level, noise, part, index)
-            if len(tasks) == 1:
+            if rows is None:
                 return part, index
             gates[rows, : part.shape[1]], experts[rows, : part.shape[1]] = part.to(gates.dtype), index
         return gates, experts
 
     def _count(self, experts: Tensor) -> None:
-        self.hits += torch.bincount(experts.flatten(), minlength=len(self.hits))
+        chosen = experts.flatten()
+        self.hits.index_add_(0, chosen, torch.ones_like(chosen))
 
     def _weigh(self, logits: Tensor, level: Tensor, noise: Tensor, gates: Tensor, experts: Tensor) -> None:
         """Imbalance of this batch over the experts that the current router may select."""
-        seen = self.routers[-1].allowed.nonzero().flatten()
+        seen = torch.tensor(self.routers[-1].visible, device=logits.device)
         weight = importance(gates, experts, logits.shape[1])[seen]
         if self.top_k < len(seen):
             load = smooth_load(logits[:, seen], level[:, seen], self.top_k, noise[:, seen])
@@ -170,15 +232,35 @@ class MoEBranch(nn.Module):
             load = torch.bincount(experts.flatten(), minlength=logits.shape[1])[seen]
         self.balance = squared_variation(weight) + squared_variation(load)
 
-    def forward(self, h: Tensor, c: Tensor, route: Tensor) -> Tensor:
-        """Sum of gated experts on all tokens: h (B, T, d), router inputs (B, d), tasks (B,) ≥ 0 → (B, T, d).
+    def candidates(self, experts: Tensor, routes: Routes) -> tuple[list[int], Tensor]:
+        """The experts that take part, and where among them the selected ones (R, k) stand.
 
-        Only the experts that some sample selected take part, so an idle expert has no gradient. Two experts of a sample
-        are one bottleneck of twice the width: gates are positive and can move in front of the up-projection.
+        On a CPU these are the selected ones: looking costs nothing. Elsewhere a look would stall the device in every
+        block, so all experts that the routers may select take part; `rest_unused` settles the difference.
         """
-        gates, experts = self.gates(c, route)
-        active, place = experts.unique(return_inverse=True)
-        chosen = [self.experts[index] for index in active.tolist()]
+        if looking_is_free(experts):
+            active, place = experts.unique(return_inverse=True)
+            return active.tolist(), place
+        visible = sorted({expert for task in routes.groups for expert in self.routers[task].visible})
+        if self.training:
+            self.used = torch.zeros_like(self.hits, dtype=torch.bool) if self.used is None else self.used
+            self.used.index_fill_(0, experts.flatten(), True)
+        key = (len(self.experts), *visible)
+        if key not in self._places:
+            place = torch.zeros(len(self.experts), dtype=torch.int64)
+            place[visible] = torch.arange(len(visible))
+            self._places = {key: place.to(experts.device)}
+        return visible, self._places[key][experts]
+
+    def forward(self, h: Tensor, c: Tensor, routes: Routes) -> Tensor:
+        """Sum of gated experts on all tokens: routed samples h (R, T, d), their router inputs (R, d) → (R, T, d).
+
+        Two experts of a sample are one bottleneck of twice the width: gates are positive and can move in front of the
+        up-projection.
+        """
+        gates, experts = self.gates(c, routes)
+        active, place = self.candidates(experts, routes)
+        chosen = [self.experts[index] for index in active]
         down = torch.stack([e.down.weight for e in chosen])
         down_bias = torch.stack([e.down.bias for e in chosen])
         up = torch.stack([e.up.weight for e in chosen])
@@ -203,6 +285,11 @@ class MoEBranch(nn.Module):
             rows = up.transpose(1, 2)[place].reshape(batch, wide, self.width)
             out = torch.baddbmm((gates[:, None] @ up_bias[place]), hidden, rows)
         return self.scale * out
+
+
+def looking_is_free(tensor: Tensor) -> bool:
+    """Whether the host can read a tensor without waiting for a device."""
+    return tensor.device.type == "cpu"
 
 
 def draw_noise(logits: Tensor) -> Tensor:

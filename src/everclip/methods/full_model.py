@@ -8,31 +8,24 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
 from everclip.backbone import Backbone
 from everclip.features import FrozenFeatures
-from everclip.methods.method import ORIGINAL, Batch, Loss, Method, MethodConfig, as_cpu, classification_loss
+from everclip.methods.method import ORIGINAL, Batch, Loss, Method, PromptedConfig, as_cpu, classification_loss
 from everclip.prompts import class_tokens, encode_classes
 from everclip.streams.stream import TaskInfo
 
 NEVER_TRAINED = ("model.logit_scale", "model.logit_bias")
 
 
-class FullModelConfig(MethodConfig):
-    """Settings of the methods that train the whole model."""
-
-    label_smoothing: float = Field(0.2, ge=0, lt=1, description="ε of the cross-entropy CE_ε")
-
-
 class FullModel(Method):
     """All weights but logit_scale are trained with CE_ε over the class prompts of the batch's task (METHODS §4)."""
 
-    Config = FullModelConfig
+    Config = PromptedConfig
     training_defaults: ClassVar[dict] = {"lr": 2e-4}
 
-    def __init__(self, backbone: Backbone, config: FullModelConfig, features: FrozenFeatures | None = None) -> None:
+    def __init__(self, backbone: Backbone, config: PromptedConfig, features: FrozenFeatures | None = None) -> None:
         super().__init__(backbone, config, features)
         self.student = backbone.clone()
         for name, parameter in self.student.named_parameters():
@@ -101,7 +94,7 @@ class Separate(FullModel):
     upper_bound = True
     promises = frozenset({"zero_shot_kept", "finished_tasks_constant"})
 
-    def __init__(self, backbone: Backbone, config: FullModelConfig, features: FrozenFeatures | None = None) -> None:
+    def __init__(self, backbone: Backbone, config: PromptedConfig, features: FrozenFeatures | None = None) -> None:
         super().__init__(backbone, config, features)
         self.finished: list[dict[str, Tensor]] = []
         self._loaded: int | None = None

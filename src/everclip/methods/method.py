@@ -2,7 +2,7 @@
 
 A method is one file: a `Config` with a help line per field, and a `Method`. The training loop calls
 
-    begin_task → (forward → step → after_step) × N → end_task
+    begin_task → (forward → after_backward → step → after_step) × N → end_task
 
 and evaluation calls `embed` and `classifier`. Neither knows a method by name. What a method has learned is tensors plus
 JSON in two parts: what a finished task fixed for good (`sealed_state`) and what later tasks may still change
@@ -14,8 +14,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from everclip.backbone import Backbone
@@ -33,6 +34,15 @@ class MethodConfig(BaseModel):
     """Settings of a method beyond the training recipe; subclasses add fields with a description each."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PromptedConfig(MethodConfig):
+    """Settings of methods that descend the cross-entropy of images against class prompts."""
+
+    label_smoothing: float = Field(0.2, ge=0, lt=1, description="ε of the cross-entropy CE_ε")
+    training_prompt: Literal["first", "random"] = Field(
+        "first", description="template of the class prompts in training: a task's first, or another one at every step"
+    )
 
 
 @dataclass(frozen=True)
@@ -95,7 +105,7 @@ class Method(nn.Module):
         self._frozen = (backbone, features or FrozenFeatures(backbone))
         self.config = config
         self.tasks: list[TaskInfo] = []
-        self._training_tokens: dict[TaskInfo, Tensor] = {}
+        self._training_tokens: dict[TaskInfo, Tensor] = {}  # (C, templates, context)
 
     @property
     def backbone(self) -> Backbone:
@@ -124,6 +134,9 @@ class Method(nn.Module):
     def begin_phase(self, phase: int) -> None:
         """Called before the first step of every phase but the first (phase 0 begins with `begin_task`)."""
 
+    def after_backward(self) -> None:
+        """Called between the backward pass and the optimizer's step."""
+
     def after_step(self, step: int) -> None:
         """Called after optimizer step `step` (0-based)."""
 
@@ -131,10 +144,14 @@ class Method(nn.Module):
         """Freeze, merge, retain: the task (or the stage of all tasks) is learned."""
 
     def training_tokens(self, task: TaskInfo) -> Tensor:
-        """Token ids (C, context) of the task's classes under its training prompt, the first template."""
+        """Token ids (C, context) of the task's classes under the template of this step (`training_prompt`)."""
         if task not in self._training_tokens:
-            self._training_tokens[task] = class_tokens(self.backbone, task.class_names, task.templates[:1])[:, 0]
-        return self._training_tokens[task]
+            templates = task.templates if self.config.training_prompt == "random" else task.templates[:1]
+            self._training_tokens[task] = class_tokens(self.backbone, task.class_names, templates)
+        tokens = self._training_tokens[task]
+        # No draw where there is no choice: the generator's later draws (dropout, noise) stay what they were.
+        template = int(torch.randint(tokens.shape[1], ())) if tokens.shape[1] > 1 else 0
+        return tokens[:, template]
 
     # -- answering -------------------------------------------------------------------------------------------------
 

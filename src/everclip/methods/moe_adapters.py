@@ -16,19 +16,26 @@ from torch import Tensor, nn
 from everclip.backbone import Backbone
 from everclip.errors import InputError
 from everclip.features import FrozenFeatures
-from everclip.layers.moe import MoEBranch
-from everclip.methods.method import ORIGINAL, Batch, Loss, Method, MethodConfig, Promise, classification_loss
+from everclip.layers.moe import MoEBranch, Routes
+from everclip.methods.method import ORIGINAL, Batch, Loss, Method, Promise, PromptedConfig, classification_loss
 from everclip.prompts import class_tokens, encode_classes
 from everclip.streams.stream import TaskInfo
 
 
-class MoEAdaptersConfig(MethodConfig):
+class MoEAdaptersConfig(PromptedConfig):
     """Settings of MoE-Adapters."""
 
     experts: Literal["grow"] | int = Field(
         "grow", description="experts per block: a fixed number (22 in the paper), or grow by new_experts with each task"
     )
     new_experts: int = Field(2, ge=1, description="experts each task adds to a block when experts=grow")
+    lead: float = Field(
+        3.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="experts=grow: added to a new router's logits of the task's own new experts, so that a task starts "
+        "from CLIP and not from what other tasks made of the frozen ones (0: the paper's router)",
+    )
     top_k: int = Field(2, ge=1, description="experts per sample and block")
     freeze: int = Field(2, ge=0, description="most-hit experts of each block frozen after a task (0: none)")
     bottleneck: int = Field(64, ge=1, description="width r of an expert")
@@ -42,7 +49,11 @@ class MoEAdaptersConfig(MethodConfig):
     strict: bool = Field(
         False, description="restrict a task to its frozen experts, so that its outputs never change again"
     )
-    label_smoothing: float = Field(0.2, ge=0, lt=1, description="ε of the cross-entropy CE_ε")
+    training_prompt: Literal["first", "random"] = Field(
+        "random",
+        description="template of the class prompts in training: a task's first (the paper's), or another one at every "
+        "step: experts of the text tower fitted to one template fail on the others",
+    )
     balance_weight: float = Field(0.0, ge=0, description="weight of cv²(importance) + cv²(load); unused in the paper")
 
 
@@ -69,9 +80,10 @@ class MoEAdapters(Method):
         if config.text_tower:
             towers["text"] = self.twin.text_blocks
         self.towers = nn.ModuleDict()
-        self._context: dict[str, tuple[Tensor, Tensor | None] | None] = {"image": None, "text": None}
+        self._context: dict[str, tuple[Routes, Tensor | None] | None] = {"image": None, "text": None}
         for tower, blocks in towers.items():
             self.towers[tower] = nn.ModuleList(self._attach(tower, block) for block in blocks)
+        self._used: tuple[Tensor, torch.cuda.Event | None] | None = None
         self._finished = 0
         if config.experts != "grow":
             self._grow(config.experts)
@@ -104,49 +116,52 @@ class MoEAdapters(Method):
             if context is None:
                 return None
             h = residual.pop()
-            route, token = context
-            return self._with_experts(branch, output, h, route, token)
+            routes, token = context
+            return self._with_experts(branch, output, h, routes, token)
 
         norm.register_forward_pre_hook(keep)
         block.register_forward_hook(add)
         return branch
 
     def _with_experts(
-        self, branch: MoEBranch, output: Tensor, h: Tensor, route: Tensor, token: Tensor | None
+        self, branch: MoEBranch, output: Tensor, h: Tensor, routes: Routes, token: Tensor | None
     ) -> Tensor:
         c = h.mean(dim=1) if token is None else h[torch.arange(len(h), device=h.device), token]
-        routed = route != ORIGINAL
-        if bool(routed.all()):
-            return output + branch(h, c, route).to(output.dtype)
-        rows = routed.nonzero().flatten()
+        rows = routes.routed
+        if rows is None:
+            return output + branch(h, c, routes).to(output.dtype)
         # Rows on the route to the original CLIP are not touched at all: they stay equal to the last bit.
-        return output.index_add(0, rows, branch(h[rows], c[rows], route[rows]).to(output.dtype))
+        return output.index_add(0, rows, branch(h[rows], c[rows], routes).to(output.dtype))
 
     def _encode(self, tower: str, inputs: Tensor, route: Tensor, token: Tensor | None) -> Tensor:
         encode = self.twin.encode_image if tower == "image" else self.twin.encode_text
         if tower not in self.towers or bool((route == ORIGINAL).all()):
             return encode(inputs)
-        self._context[tower] = (route, token)
+        self._context[tower] = (Routes.of(route.cpu(), inputs.device), token)
         try:
             return encode(inputs)
         finally:
             self._context[tower] = None
 
     def encode_images(self, pixels: Tensor, route: Tensor) -> Tensor:
-        """Normalized pixels (B, 3, S, S), one task id per image (B,), −1 = original CLIP → features (B, D)."""
-        token = torch.zeros_like(route) if self.twin.has_class_token else None
+        """Normalized pixels (B, 3, S, S), one task id per image (B,), −1 = original CLIP → features (B, D).
+
+        The task ids are best given on the host, where they are sorted out.
+        """
+        token = torch.zeros(len(route), dtype=torch.int64, device=pixels.device) if self.twin.has_class_token else None
         return self._encode("image", pixels, route, token)
 
     def encode_texts(self, tokens: Tensor, route: Tensor) -> Tensor:
         """Token ids (P, context), one task id per prompt (P,), −1 = original CLIP → features (P, D)."""
-        token = torch.zeros_like(route)
         if self.config.text_router_token == "eot":
             token = self.twin.eot_position(tokens)
+        else:
+            token = torch.zeros(len(route), dtype=torch.int64, device=tokens.device)
         return self._encode("text", tokens, route, token)
 
     def _routes(self, count: int, route: int) -> Tensor:
         router = 0 if self.config.shared_router and route != ORIGINAL else route
-        return torch.full((count,), router, dtype=torch.int64, device=self.backbone.device)
+        return torch.full((count,), router, dtype=torch.int64)
 
     # -- learning --------------------------------------------------------------------------------------------------
 
@@ -168,14 +183,16 @@ class MoEAdapters(Method):
         self._prepare()
 
     def _prepare(self) -> None:
+        favored = 0
         if self.config.experts == "grow" and not (self.config.shared_router and len(self.tasks) > 1):
-            self._grow(self.config.new_experts)
+            favored = self.config.new_experts
+            self._grow(favored)
         for branch in self.branches:
             branch.hits.zero_()
             if not (self.config.shared_router and branch.routers):
                 for router in branch.routers:
                     router.requires_grad_(False)
-                branch.add_router()
+                branch.add_router(self.config.lead, favored)
 
     def forward(self, batch: Batch) -> Loss:
         """CE_ε over the task's class prompts; both towers on the route of the task."""
@@ -190,7 +207,27 @@ class MoEAdapters(Method):
             balance = torch.stack([branch.balance for branch in self.branches]).sum()
             loss = loss + self.config.balance_weight * balance
             parts["balance"] = balance.detach()
+        self._ask_who_rests()
         return Loss(loss, parts)
+
+    def _ask_who_rests(self) -> None:
+        """Begin to bring to the host which experts the forward pass selected; the device goes on meanwhile."""
+        self._used = None
+        if any(branch.used is not None for branch in self.branches):
+            used = torch.stack([branch.used for branch in self.branches]).to("cpu", non_blocking=True)
+            arrived = torch.cuda.Event() if self.backbone.device.type == "cuda" else None
+            if arrived is not None:
+                arrived.record()
+            self._used = (used, arrived)
+
+    def after_backward(self) -> None:
+        """Experts that this step did not select rest. The forward pass is long over: the host hardly waits."""
+        if self._used is not None:
+            used, arrived = self._used
+            if arrived is not None:
+                arrived.synchronize()
+            for branch, row in zip(self.branches, used.tolist(), strict=True):
+                branch.rest_unused(row)
 
     def phases(self, iterations: int) -> list[int]:
         """In strict mode the router is trained a tenth longer on the frozen experts alone."""
@@ -274,6 +311,10 @@ class MoEAdapters(Method):
     def load_state(self, tasks: list[TaskInfo], sealed: list[dict[str, Tensor]], working: dict[str, Tensor]) -> None:
         """Restore experts and routers."""
         self.tasks = []
+        for branch in self.branches:
+            branch.clear()
+        if self.config.experts != "grow":
+            self._grow(self.config.experts)
         for task in tasks:
             self.tasks.append(task)
             self._prepare()
@@ -283,4 +324,4 @@ class MoEAdapters(Method):
         self.load_state_dict(state)
         self._finished = len(sealed)
         for branch in self.branches:
-            branch.train_what_is_free()
+            branch.loaded()

@@ -1,4 +1,7 @@
-"""Recipes: configurations as YAML, flat, with the same keys as `--set` and `config.yaml`."""
+"""Recipes: configurations as YAML, flat, with the same keys as `--set` and `config.yaml`.
+
+One key is a recipe's own: `methods` gives settings of single methods, which go before the others.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,12 @@ def recipe_names() -> list[str]:
     )
 
 
-def read_recipe(name: str) -> dict[str, Any]:
+def read_recipe(name: str, method: str | None = None) -> dict[str, Any]:
     """Read a recipe file, or a recipe of the package by its name.
+
+    Args:
+        name: of a file, or of a recipe in the package.
+        method: the method it is for; by default the one that it names, if it does.
 
     Raises:
         InputError: no such recipe, or not a YAML mapping.
@@ -36,4 +43,7 @@ def read_recipe(name: str) -> dict[str, Any]:
         raise InputError(f"recipe {name} can't be read: {' '.join(str(error).split())}; correct the file.") from error
     if not isinstance(values, dict):
         raise InputError(f"recipe {name} holds no settings; write lines such as 'method: finetune'.")
-    return values
+    by_method = values.pop("methods", {})
+    if not isinstance(by_method, dict) or not all(isinstance(own, dict) for own in by_method.values()):
+        raise InputError(f"recipe {name}: 'methods' must hold settings by method, such as 'finetune: {{lr: 1.0e-4}}'.")
+    return values | by_method.get(method or values.get("method"), {})

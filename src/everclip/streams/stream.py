@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from everclip.data import ImageSource, LabeledEmbeddings, few_shot, split
+from everclip.data import ImageSource, LabeledEmbeddings, Reduced, few_shot, split
 from everclip.data.names import check_encodable
 from everclip.errors import InputError
 
@@ -42,6 +42,11 @@ class Protocol(BaseModel):
     )
     templates: Literal["ensemble", "first"] = Field(
         "ensemble", description="evaluation prompts: mean over all templates of a task, or its first one only"
+    )
+    resolution: int | None = Field(
+        None,
+        ge=1,
+        description="reduce all images to this short side first: a control of how much of the routing is resolution",
     )
 
 
@@ -128,6 +133,8 @@ def build_stream(
         check_encodable(dataset.name, f"stream '{kind}'")
     if protocol.evaluate_on == "validation" and protocol.validation == 0:
         raise InputError("evaluate_on=validation needs held-out images, but validation=0; set validation=0.1, say.")
+    if protocol.resolution is not None:
+        datasets = [_reduced(dataset, protocol.resolution) for dataset in datasets]
     tasks = []
     for index, dataset in enumerate(datasets):
         kept, held_out = split(dataset.train.labels, protocol.validation, protocol.seed)
@@ -141,3 +148,10 @@ def build_stream(
         test = dataset.test if protocol.evaluate_on == "test" else validation
         tasks.append(Task(info, train, validation, test))
     return Stream(name, kind, tuple(tasks))
+
+
+def _reduced(dataset: Dataset, side: int) -> Dataset:
+    splits = {name: getattr(dataset, name) for name in ("train", "test")}
+    if not all(isinstance(part, ImageSource) for part in splits.values()):
+        raise InputError(f"resolution={side} reduces images, but '{dataset.name}' holds embeddings; leave it out.")
+    return replace(dataset, **{name: Reduced(part, side) for name, part in splits.items()})

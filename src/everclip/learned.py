@@ -1,0 +1,83 @@
+"""What a finished run learned, stage by stage, to be judged again: under another selector, without training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from everclip.config import HOW_NOT_WHAT, Config
+from everclip.errors import InputError
+from everclip.methods import Method
+from everclip.runs import RunDirectory, State
+from everclip.streams import TaskInfo
+
+HOW_JUDGED = frozenset({"candidates", "routing", "selector"})
+"""Settings that decide how a learner is judged and not what it learns; those of the selector belong to them too."""
+
+
+class LearnedRun:
+    """The stages of a run that was made with `keep_stages`.
+
+    Args:
+        config: of the new judgment; all but how it judges must be the run's own.
+        state: of the new judgment: method, backbone and data must be the run's own.
+
+    Raises:
+        InputError: no such run, not finished, its stages were not kept, or it learned something else.
+        EverclipError: it is damaged, or was made with other weights or data.
+    """
+
+    def __init__(self, config: Config, state: State) -> None:
+        path = Path(str(config.setup.learned))
+        self.directory = RunDirectory(path)
+        learned = (
+            self.directory.load_state(state.method, state.backbone, state.data) if _is_run(self.directory) else None
+        )
+        if learned is None or not learned.finished:
+            raise InputError(f"{path} holds no finished run; finish it by --resume, then judge it.")
+        if len(learned.stages) != learned.stages_learned:
+            raise InputError(f"{path} kept its last stage only; learn it anew with --set keep_stages=true.")
+        theirs, ours = _what_is_learned(Config.of(self.directory.read_config())), _what_is_learned(config)
+        for name in ours:
+            if theirs[name] != ours[name]:
+                raise InputError(
+                    f"{path} learned with {name}={theirs[name]}, not {ours[name]}; a judgment may change only "
+                    f"{', '.join(sorted(HOW_JUDGED | HOW_NOT_WHAT))} and the settings of the selector."
+                )
+        self.learned = learned
+
+    def load(self, method: Method, stage: int, tasks: list[TaskInfo]) -> None:
+        """Bring a method to where it stood at the end of a stage, after `tasks`."""
+        sealed = [self.directory.read_tensors(name) for name in self.learned.sealed[: len(tasks)]]
+        method.load_state(tasks, sealed, self.directory.read_tensors(self.learned.stages[stage]))
+
+
+def judgment(run: Path, changes: Mapping[str, Any]) -> Config:
+    """The configuration that judges a run again.
+
+    Args:
+        run: its directory.
+        changes: how to judge it now; what they leave out stays as it was.
+
+    Raises:
+        InputError: no run there, or a change that is not about judging.
+    """
+    directory = RunDirectory(run)
+    if not _is_run(directory):
+        raise InputError(f"{run} holds no run; name a run directory.")
+    before = Config.of(directory.read_config())
+    values = before.flat()
+    if changes.get("selector", before.protocol.selector) != before.protocol.selector:
+        values = {name: value for name, value in values.items() if name not in before.selector_settings.model_dump()}
+    return Config.of(values | {"keep_stages": False} | dict(changes) | {"learned": str(run)})
+
+
+def _what_is_learned(config: Config) -> dict[str, Any]:
+    """The settings that decide what a run learns. Both runs are of one method, so their names are the same."""
+    judged = HOW_JUDGED | HOW_NOT_WHAT | {"keep_stages", "learned"} | set(config.selector_settings.model_dump())
+    return {name: value for name, value in config.flat().items() if name not in judged}
+
+
+def _is_run(directory: RunDirectory) -> bool:
+    return directory.path.is_dir() and directory.exists()

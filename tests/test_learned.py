@@ -1,0 +1,90 @@
+"""Judging a finished run again equals having judged it so in the first place."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from everclip import experiment, faults
+from everclip.config import Config
+from everclip.errors import InputError
+from everclip.learned import judgment
+
+from .test_experiment import run
+
+
+@pytest.fixture(scope="module")
+def values(tiny_clip: Path, two_folders: str) -> dict:
+    return {
+        "method": "moe-adapters", "stream": two_folders, "backbone": str(tiny_clip), "device": "cpu",
+        "iterations": 4, "batch": 4, "warmup": 1, "lr": 1e-2, "keep_stages": True,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["strict", "plain"])
+def learned(request: pytest.FixtureRequest, values: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("learned") / "run"
+    experiment.run(Config.of(values | {"strict": request.param}), out)
+    return out
+
+
+def answers(run: Path) -> list:
+    """All that is judged: a line of the matrix per stage, test set and candidate set; and the routes."""
+    results = json.loads((run / "results.json").read_text())
+    return [(run / "matrix.csv").read_text(), results["routing"], results["trained_parameters"], results["datasets"]]
+
+
+def test_judged_alike_it_is_the_same(learned: Path, tmp_path: Path) -> None:
+    experiment.run(judgment(learned, {}), tmp_path / "again")
+    assert answers(tmp_path / "again") == answers(learned)
+    assert list((tmp_path / "again/checkpoints").glob("task-*")) == [], "what was learned is not stored twice"
+
+
+def test_another_selector_is_as_if_learned_with_it(learned: Path, values: dict, tmp_path: Path) -> None:
+    changes = {"selector": "gaussian", "clusters": 2}
+    results = experiment.run(judgment(learned, changes), tmp_path / "judged")
+    assert results["protocol"]["selector"] == "gaussian"
+    strict = Config.of(judgment(learned, {}).flat()).settings.strict
+    experiment.run(Config.of(values | changes | {"strict": strict}), tmp_path / "trained")
+    assert answers(tmp_path / "judged") == answers(tmp_path / "trained")
+    assert answers(tmp_path / "judged") != answers(learned)
+
+
+def test_a_judgment_cut_off_goes_on(learned: Path, tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    flat = judgment(learned, {"selector": "prototype"}).flat()
+    experiment.run(Config.of(flat), whole)
+    for fault in ("6", "9"):
+        assert run(flat, cut, fault)[0] == faults.EXIT_CODE
+    assert run(flat, cut) == (0, "")
+    assert answers(cut) == answers(whole)
+
+
+def test_what_was_learned_cannot_be_changed(learned: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"learned with lr=0.01, not 0.5; a judgment may change only candidates"):
+        experiment.run(judgment(learned, {"lr": 0.5}), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"keep_stages": False}, "kept its last stage only; learn it anew with --set keep_stages=true"),
+        ({"method": "finetune"}, "'finetune' has one answer for every image"),
+    ],
+)
+def test_runs_that_cannot_be_judged_again(values: dict, tmp_path: Path, changes: dict, words: str) -> None:
+    experiment.run(Config.of(values | changes), tmp_path / "run")
+    with pytest.raises(InputError, match=words):
+        experiment.run(judgment(tmp_path / "run", {}), tmp_path / "out")
+
+
+def test_there_must_be_a_finished_run(values: dict, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere holds no run"):
+        judgment(tmp_path / "nowhere", {})
+    unfinished = tmp_path / "unfinished"
+    assert run(values, unfinished, "20")[0] == faults.EXIT_CODE
+    with pytest.raises(InputError, match=r"unfinished holds no finished run; finish it by --resume"):
+        experiment.run(judgment(unfinished, {}), tmp_path / "out")
