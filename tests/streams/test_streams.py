@@ -212,7 +212,7 @@ def test_embeddings_through_zero_shot(tiny_clip: Path, tmp_path: Path):
     torch.testing.assert_close(features.images(stream.tasks[0].test).norm(dim=1), torch.full((8,), 2.5))
 
 
-# -- one resolution for all ---------------------------------------------------------------------------------------------
+# -- one resolution for all --------------------------------------------------------------------------------------------
 
 
 def test_all_images_are_reduced_to_one_resolution(two_folders: str):
