@@ -273,6 +273,72 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_state(values: dict, tmp_pa
     assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
 
 
+# -- reference images ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def referred(values: dict, tmp_path: Path) -> dict:
+    """A routed run whose selector is given reference images; one of its files is bad."""
+    folder = tiny.image_folder(tmp_path / "others", ["blue", "gray"], seed=5)
+    (folder / "words.jpg").write_text("words")
+    return values | {"method": "separate", "selector": "gaussian", "reference": str(folder)}
+
+
+def test_a_selector_learns_the_reference_first(referred: dict, tmp_path: Path) -> None:
+    assert run(referred, tmp_path / "whole") == (0, "")
+    results = json.loads((tmp_path / "whole/results.json").read_text())
+    assert results["protocol"]["reference"] == "others"
+    state = json.loads((tmp_path / "whole/checkpoints/state.json").read_text())["state"]
+    stored = load_file(tmp_path / "whole" / state["selector"])
+    assert stored["reference.count"] + len(stored["reference.held_out"]) == 18  # 2 · (6 + 3), without the bad one
+    for fault in ("12", "30"):  # within the first task, and after it
+        assert run(referred, tmp_path / fault, fault)[0] == faults.EXIT_CODE
+        assert run(referred, tmp_path / fault) == (0, "")
+        assert_same(tmp_path / "whole", tmp_path / fault)
+
+
+def test_a_resume_with_another_reference_is_refused(referred: dict, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert run(referred, out, "30")[0] == faults.EXIT_CODE
+    code, sentence = run(referred | {"reference": None}, out)
+    assert code == 2
+    assert "reference=" in sentence
+    tiny.image_folder(Path(referred["reference"]) / "more", ["red"])
+    code, sentence = run(referred, out)
+    assert code == 1
+    assert "reference images" in sentence
+
+
+def test_a_reference_without_images_creates_nothing(referred: dict, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for folder in ("empty", "nowhere"):
+        code, sentence = run(referred | {"reference": str(tmp_path / folder)}, tmp_path / "run")
+        assert code == 2
+        assert folder in sentence
+        assert not (tmp_path / "run").exists()
+
+
+def test_other_alexnet_weights_are_noticed(referred: dict, tmp_path: Path) -> None:
+    file = tmp_path / "alexnet.pth"
+    settings = {"selector": "ddas", "features": "alexnet", "alexnet": str(file), "ddas_rule": "published"}
+    quick = {"ddas_iterations": 2, "reference_iterations": 2, "routing": "batch", "threshold": 1.0}
+    values = referred | settings | quick
+    code, sentence = run(values, tmp_path / "run")
+    assert code == 2
+    assert f"alexnet={file}" in sentence
+    assert not (tmp_path / "run").exists()
+    torch.save(tiny.alexnet_weights(), file)
+    assert run(values, tmp_path / "run", "30")[0] == faults.EXIT_CODE
+    torch.save(tiny.alexnet_weights(seed=1), file)
+    code, sentence = run(values, tmp_path / "run")
+    assert code == 1
+    assert "AlexNet weights" in sentence
+    torch.save(tiny.alexnet_weights(), file)
+    assert run(values, tmp_path / "run") == (0, "")
+    routing = json.loads((tmp_path / "run/results.json").read_text())["routing"]["after"]
+    assert all(sorted(row)[:-1] == [0, 0] for after in routing for row in after), "each set is smaller than a batch"
+
+
 # -- damaged -------------------------------------------------------------------------------------------------------
 
 

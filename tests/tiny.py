@@ -10,6 +10,8 @@ import open_clip
 import torch
 from PIL import Image
 from safetensors.torch import save_model
+from torch import Tensor
+from torchvision.models import alexnet
 
 COLORS = {"red": (200, 40, 40), "green": (40, 190, 60), "blue": (50, 60, 210), "gray": (120, 120, 120)}
 
@@ -62,3 +64,16 @@ def image_folder(
                 image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
                 image.save(folder / part / name / f"{number:03d}.png")
     return folder
+
+
+def alexnet_weights(seed: int = 0) -> dict[str, Tensor]:
+    """Torchvision's layout with random convolutions; the classifier, which nothing reads, takes no space."""
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in alexnet().state_dict().items()}
+    draw = torch.Generator().manual_seed(seed)
+    return {
+        name: 0.05 * torch.randn(shape, generator=draw)
+        if name.startswith("features.")
+        else torch.zeros(1).expand(shape)
+        for name, shape in shapes.items()
+    }

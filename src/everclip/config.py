@@ -26,6 +26,9 @@ class Setup(BaseModel):
     method: str = Field(description="see `everclip methods`")
     stream: str = Field(description="KIND:A,B,…, for example folders:photos,paintings")
     backbone: str = Field(EMBEDDED, description="embedded, ARCH/TAG, ARCH/FILE, hf-hub:ORG/NAME or a folder")
+    reference: str | None = Field(
+        None, description="folder of unlabeled images that stand for everything that no task teaches"
+    )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps, …")
     precision: Precision = Field("float32", description="float32 or bf16 (autocast)")
     workers: int = Field(2, ge=1, description="threads that decode and augment images; changes no result")

@@ -22,7 +22,7 @@ from everclip.data import Images, LabeledEmbeddings
 from everclip.faults import fault_point
 from everclip.features import embed_images
 from everclip.methods import ORIGINAL, Method
-from everclip.selectors import Selector, vote
+from everclip.selectors import Selector
 from everclip.streams import CANDIDATES, Protocol, TaskInfo
 
 VOTE_BATCH = 128
@@ -146,10 +146,12 @@ class Evaluator:
         """p(t|x) as route → (count,), with what is below the floor dropped, and the table of chosen routes."""
         if not self.method.routed:
             return {0: torch.ones(count)}, None
-        features = self.method.features.images(test.data) if self.selector.reads_features else None
-        p = self.selector.probabilities(features, count, truth=index).cpu()
+        selector = self.selector
+        features = selector.read(test.data, self.method.features) if selector.reads_features else None
         if self.protocol.routing == "batch":
-            p = vote(p, VOTE_BATCH)
+            p = selector.batch_probabilities(features, count, index, VOTE_BATCH).cpu()
+        else:
+            p = selector.probabilities(features, count, index).cpu()
         chosen = torch.bincount(p.argmax(dim=1), minlength=p.shape[1]).numpy()
         p = torch.where(p < p.amax(dim=1, keepdim=True).clamp(max=ROUTE_FLOOR), 0.0, p)
         p = p / p.sum(dim=1, keepdim=True)

@@ -13,7 +13,7 @@ import torch
 from everclip import __version__
 from everclip.backbone import Backbone
 from everclip.config import HOW_NOT_WHAT, Config
-from everclip.data import BadImage, Images, ImageSource, LabeledEmbeddings, cache_key, decoded, viewed
+from everclip.data import BadImage, Images, ImageSource, LabeledEmbeddings, cache_key, decoded, read_unlabeled, viewed
 from everclip.display import Display
 from everclip.errors import InputError
 from everclip.evaluation import Evaluator, Outcome, TestSet
@@ -125,10 +125,15 @@ class Experiment:
         self.tests = [
             TestSet(task.info, self._viewed(task.test, f"{task.name}: test images")) for task in self.stream.tasks
         ]
+        self.reference: Images | None = None
+        if config.setup.reference:
+            self.reference = self._viewed(read_unlabeled(config.setup.reference), "reference images")
         torch.manual_seed(config.protocol.seed)
         self.method: Method = self.method_type(self.backbone, config.settings, self.features).to(device)
         selector_type = selector_class(config.protocol.selector)
         self.selector: Selector = selector_type(config.selector_settings)
+        if self.method.routed and self.selector.reads_features:
+            self.selector.read(self.tests[0].data, self.features)  # what it can't read is refused now, not hours later
         self.state = State(self.method_type.name, self.backbone.digest, self._data_digest())
         self.source: LearnedRun | None = None
         if config.setup.learned is not None:
@@ -199,11 +204,15 @@ class Experiment:
                 )
 
     def _data_digest(self) -> str:
-        """What rows of one run must share: classes, prompts, labels, and the test images themselves."""
+        """What rows of one run must share: classes, prompts, labels, and the test and reference images themselves."""
         parts = []
         for task, test in zip(self.stream.tasks, self.tests, strict=True):
             content = test.data.key if isinstance(test.data, Images) else cache_key(test.data.embeddings.tolist())
             parts += [repr(task.info), content, repr(test.data.labels.tolist()), repr(task.train.labels.tolist())]
+        if self.reference is not None:
+            parts.append(self.reference.key)
+        if self.selector.feature_digest:
+            parts.append(self.selector.feature_digest)
         return cache_key(*parts)
 
     # -- learning --------------------------------------------------------------------------------------------------
@@ -294,15 +303,18 @@ class Experiment:
 
     def _fit_selector(self, task: Task) -> None:
         features, labels, held_out = None, None, None
-        if self.selector.reads_features:
+        selector = self.selector
+        if selector.reads_features:
+            if self.reference is not None and not selector.tasks:
+                selector.refer(selector.read(self.reference, self.features))
             views = self._viewed(task.train, f"{task.name}: views for the selector")
-            features, labels = self.features.images(views), torch.from_numpy(views.labels)
+            features, labels = selector.read(views, self.features), torch.from_numpy(views.labels)
             protocol = self.config.protocol
             # No image beyond the shots may be used, and what is evaluated may not calibrate.
             spare = protocol.shots is None and protocol.evaluate_on == "test"
             if spare and len(task.validation.labels):
-                held_out = self.features.images(self._viewed(task.validation, f"{task.name}: held-out views"))
-        self.selector.fit(task.info, features, labels, held_out)
+                held_out = selector.read(self._viewed(task.validation, f"{task.name}: held-out views"), self.features)
+        selector.fit(task.info, features, labels, held_out)
 
     # -- judging ---------------------------------------------------------------------------------------------------
 
@@ -394,6 +406,7 @@ class Experiment:
                 "tasks": [task.name for task in tasks],
                 "backbone": self.backbone.name,
                 "precision": config.setup.precision,
+                "reference": config.setup.reference and Path(config.setup.reference).name,
                 **config.protocol.model_dump(),
             },
             "training": config.training.model_dump(),

@@ -43,8 +43,8 @@ class State:
     """Where a run stands: the content of `state.json`.
 
     Attributes:
-        method: name of the method, `backbone` the digest of its weights, `data` of test images, labels, class names
-            and templates: a checkpoint fits no other.
+        method: name of the method, `backbone` the digest of its weights, `data` of test images, labels, class names,
+            templates and what the selector looks at: a checkpoint fits no other.
         stages_learned: stages whose learning ended (a stage is a task, or all tasks of an all-at-once method).
         rows: names of the evaluation files that are complete, in order.
         step: steps taken in the current stage, where it is under way.
@@ -269,8 +269,8 @@ class RunDirectory:
             )
         if state.data != data:
             raise EverclipError(
-                f"{path} was made on other images, labels, class names or templates than the stream has now; restore "
-                "the data or choose another --out."
+                f"{path} was made on other test or reference images, labels, class names, templates or AlexNet weights "
+                "than the run has now; restore them or choose another --out."
             )
         for file, expected in state.files.items():
             if not (self.path / file).is_file():

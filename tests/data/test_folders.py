@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from everclip.data.folders import FolderImages, read_folder
+from everclip.data.folders import FolderImages, read_folder, read_unlabeled
 from everclip.data.source import BadImage
 from everclip.errors import InputError
 
@@ -170,3 +170,25 @@ def test_a_dataset_json_that_is_no_file(write_images):
     root = write_images("d/a/1.png", "d/b/1.png")
     (root / "dataset.json").mkdir()
     refused(root, "cannot read")
+
+
+# -- without labels ----------------------------------------------------------------------------------------------------
+
+
+def test_unlabeled_images_lie_at_any_depth(write_images):
+    root = write_images("all/b.png", "all/a/deep/2.png", "all/a/1.JPEG", "all/.hidden/3.png")
+    (root / "words.txt").write_text("words")
+    images = read_unlabeled(str(root))
+    assert [Path(images.name(i)).relative_to(root).as_posix() for i in range(3)] == [
+        "a/1.JPEG",
+        "a/deep/2.png",
+        "b.png",
+    ]
+    assert images.labels.tolist() == [0, 0, 0]
+
+
+def test_an_unlabeled_folder_needs_an_image(tmp_path):
+    for folder, words in ((tmp_path / "nowhere", "cannot list"), (tmp_path, "no image")):
+        with pytest.raises(InputError, match=words) as caught:
+            read_unlabeled(folder)
+        assert str(folder) in str(caught.value)

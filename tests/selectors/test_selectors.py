@@ -11,29 +11,36 @@ from torch import Tensor
 from everclip.errors import InputError
 from everclip.selectors import SELECTORS, Selector, SelectorConfig, selector_class, vote
 from everclip.selectors.oracle import Oracle
+from everclip.selectors.scored import REFERENCE_HELD_OUT, ScoredSelector
 from everclip.streams import TaskInfo
 
 from ..learning import assert_same, stored
 
+SCORED = [name for name, kind in SELECTORS.items() if issubclass(kind, ScoredSelector)]
 WIDTH = 16
+REFERENCE = 5
+"""The cloud of the reference images."""
 TASKS = [TaskInfo(index, name, ("a", "b"), ("{}",)) for index, name in enumerate(["paint", "cloth", "stone"])]
 
 
 def features(task: int, count: int, seed: int = 0) -> Tensor:
-    """A cloud of its own for each task."""
+    """A cloud of its own for each task; that of the reference lies closest to task 0's."""
     generator = torch.Generator().manual_seed(100 * task + seed)
-    center = 4 * torch.eye(WIDTH)[task]
+    center = 4 * torch.eye(WIDTH)[task] if task != REFERENCE else 2 * torch.eye(WIDTH)[0] + 2 * torch.eye(WIDTH)[5]
     return center + 0.3 * torch.randn(count, WIDTH, generator=generator)
 
 
 def made(name: str, seed: int = 0) -> Selector:
+    settings = {"ddas_iterations": 150, "reference_iterations": 150} if name == "ddas" else {}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return SELECTORS[name](SELECTORS[name].Config())
+        return SELECTORS[name](SELECTORS[name].Config(**settings))
 
 
-def fitted(name: str, tasks: int, held_out: bool = True) -> Selector:
+def fitted(name: str, tasks: int, held_out: bool = True, reference: bool = False) -> Selector:
     selector = made(name)
+    if reference:
+        selector.refer(features(REFERENCE, 200))
     for task in TASKS[:tasks]:
         reads = selector.reads_features
         held = features(task.index, 20, seed=1) if reads and held_out else None
@@ -97,16 +104,66 @@ def test_only_an_upper_bound_uses_the_truth(name: str):
     assert selector.upper_bound != all(torch.equal(told[0], other) for other in told[1:])
 
 
+@pytest.mark.parametrize("reference", [True, False])
 @pytest.mark.parametrize("tasks", [0, 2])
 @pytest.mark.parametrize("name", SELECTORS)
-def test_state_is_complete(name: str, tasks: int):
-    selector = fitted(name, tasks)
+def test_state_is_complete(name: str, tasks: int, reference: bool):
+    selector = fitted(name, tasks, reference=reference)
     fresh = made(name, seed=1)
     fresh.load_state(selector.tasks, stored(selector.state()))
     assert fresh.tasks == selector.tasks
     assert_same(fresh.state(), selector.state())
     for task in range(3):
         assert torch.equal(ask(fresh, task, task), ask(selector, task, task))
+
+
+# -- reference images --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SCORED)
+def test_what_looks_like_the_reference_goes_to_zero_shot(name: str):
+    shares = {}
+    for reference in (True, False):
+        selector = fitted(name, 2, reference=reference)
+        selector._thresholds -= float("inf")  # they let all images pass: what is sent away is sent by the reference
+        p = ask(selector, REFERENCE, None)
+        torch.testing.assert_close(p.sum(dim=1), torch.ones(12))
+        shares[reference] = (p.argmax(dim=1) == 2).float().mean()
+        for task in range(2):
+            assert (ask(selector, task, None).argmax(dim=1) == task).float().mean() >= 0.9
+    assert shares[True] >= 0.7
+    assert shares[False] == 0
+
+
+@pytest.mark.parametrize("name", SCORED)
+def test_reference_images_held_out_describe_nothing(name: str):
+    images = features(REFERENCE, 100)
+    kept = torch.arange(100) % REFERENCE_HELD_OUT == 0
+    changed = torch.where(kept[:, None], images + 1, images)
+    one, other = made(name), made(name)
+    one.refer(images)
+    other.refer(changed)
+    states = [selector.state() for selector in (one, other)]
+    assert torch.equal(states[0].pop("reference.held_out"), images[kept])
+    assert torch.equal(states[1].pop("reference.held_out"), images[kept] + 1)
+    assert_same(*states)
+
+
+@pytest.mark.parametrize("name", SCORED)
+@pytest.mark.parametrize("count", [1, 10])
+def test_a_few_reference_images_will_do(name: str, count: int):
+    selector = made(name)
+    selector.refer(features(REFERENCE, count))
+    selector.fit(TASKS[0], features(0, 50), torch.zeros(50), None)
+    p = ask(selector, 0, None)
+    assert p.isfinite().all()
+    torch.testing.assert_close(p.sum(dim=1), torch.ones(12))
+
+
+def test_an_oracle_has_no_use_for_a_reference():
+    oracle = Oracle(SelectorConfig())
+    oracle.refer(features(REFERENCE, 20))
+    assert oracle.state() == {}
 
 
 # -- oracle ------------------------------------------------------------------------------------------------------------
@@ -144,9 +201,18 @@ def test_a_batch_decides_as_one(count: int, batch: int, seed: int):
         assert (decided[part].argmax(dim=1) == winner).all()
 
 
+@pytest.mark.parametrize("routing", SELECTORS)
+def test_by_default_the_batch_votes_with_its_probabilities(routing: str):
+    selector = fitted(routing, 2)
+    x = torch.cat([features(0, 7, seed=2), features(1, 5, seed=2)]) if selector.reads_features else None
+    expected = vote(selector.probabilities(x, 12, 0), 5)
+    assert torch.equal(selector.batch_probabilities(x, 12, 0, 5), expected)
+
+
+@pytest.mark.parametrize("reference", [True, False])
 @pytest.mark.parametrize("name", SELECTORS)
-def test_a_dropped_task_leaves_no_trace(name: str):
-    selector, never = fitted(name, 3), made(name)
+def test_a_dropped_task_leaves_no_trace(name: str, reference: bool):
+    selector, never = fitted(name, 3, reference=reference), fitted(name, 0, reference=reference)
     selector.drop(1)
     reads = selector.reads_features
     for task in (TASKS[0], TASKS[2]):

@@ -4,7 +4,7 @@ from everclip.data.augment import TrainingView, training_batch
 from everclip.data.cache import cache_dir, cache_key, embedding_cache
 from everclip.data.decode import IMAGE_SUFFIXES, load_rgb
 from everclip.data.embeddings import EmbeddingData, LabeledEmbeddings, read_embeddings
-from everclip.data.folders import FolderImages, ImageFolder, read_folder
+from everclip.data.folders import FolderImages, ImageFolder, read_folder, read_unlabeled
 from everclip.data.images import DecodedImages, Images, View, ViewedImages, decoded, viewed
 from everclip.data.source import BadImage, ImageSource, Reduced, few_shot, split
 
@@ -30,6 +30,7 @@ __all__ = [
     "load_rgb",
     "read_embeddings",
     "read_folder",
+    "read_unlabeled",
     "split",
     "training_batch",
     "viewed",

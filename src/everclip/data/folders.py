@@ -1,4 +1,4 @@
-"""A dataset as people keep it: a folder with one sub-folder of images per class."""
+"""A dataset as people keep it: a folder with one sub-folder of images per class, or of images without labels."""
 
 from __future__ import annotations
 
@@ -114,6 +114,19 @@ def read_folder(path: str | Path, seed: int = 0, test_fraction: float = 0.2) -> 
         train, test = (images.select(part) for part in split(images, test_fraction, seed))
     name = card.name or root.resolve().name
     return ImageFolder(name, class_names, tuple(card.templates), train, test)
+
+
+def read_unlabeled(path: str | Path) -> FolderImages:
+    """Read all images below a folder, at any depth, by path; every label is 0.
+
+    Raises:
+        InputError: there is no such folder, it cannot be listed, or it holds no image.
+    """
+    root = Path(path).expanduser()
+    paths = sorted(_images_below(str(root)))
+    if not paths:
+        raise InputError(f"the folder {root} has no image at any depth; add some or name another folder")
+    return FolderImages(paths, np.zeros(len(paths), dtype=np.int64))
 
 
 def _read_card(path: Path) -> _Card:

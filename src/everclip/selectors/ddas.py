@@ -1,18 +1,24 @@
 """DDAS, the distribution-discriminative auto-selector: one autoencoder per task, least reconstruction error wins.
 
-Yu et al., CVPR 2024, arXiv 2403.11549; formulas in METHODS §2. Here the features are the frozen CLIP's own embedding,
-standardized by the first task's statistics, and thresholds are calibrated per task; the published form (AlexNet
-features, one fixed threshold, one more autoencoder for a reference distribution) shares the functions below.
+Yu et al., CVPR 2024, arXiv 2403.11549; formulas in METHODS §2. One more autoencoder learns a reference distribution,
+images that stand for all that no task teaches: where it errs least, the original CLIP answers. By default features are
+the frozen CLIP's own embedding, standardized by the reference (else by the first task), and thresholds are calibrated
+per task; `features: alexnet` and `ddas_rule: published` are the paper's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from everclip.data import Images, LabeledEmbeddings
+from everclip.features import FrozenFeatures
+from everclip.selectors.alexnet import AlexNet
 from everclip.selectors.scored import ScoredConfig, ScoredSelector
 from everclip.streams.stream import TaskInfo
 
@@ -74,47 +80,128 @@ def decayed(step: int, base: float, per_epoch: int) -> float:
 
 
 class DDASConfig(ScoredConfig):
-    """Settings of DDAS on CLIP features."""
+    """Settings of DDAS."""
 
+    features: Literal["clip", "alexnet"] = Field(
+        "clip", description="clip: the frozen tower's embedding, standardized; alexnet: the paper's, as they are"
+    )
+    alexnet: str = Field(
+        "", description="AlexNet weights in torchvision's layout, .pth or .safetensors; downloaded when empty"
+    )
+    ddas_rule: Literal["calibrated", "published"] = Field(
+        "calibrated",
+        description="calibrated on held-out images, or published: least error, the original CLIP above `threshold`",
+    )
+    threshold: float = Field(
+        0.0655, gt=0, description="largest error of a task's image under the published rule (few-shot: 0.0585)"
+    )
     ddas_iterations: int = Field(300, ge=1, description="training steps of a task's autoencoder")
-    ddas_lr: float = Field(0.01, gt=0, description="its learning rate; × 0.1 every ten epochs")
+    reference_iterations: int = Field(1000, ge=1, description="training steps of the reference's autoencoder")
+    ddas_lr: float = Field(0.01, gt=0, description="its learning rate; × 0.1 every ten epochs (few-shot: 0.003)")
     ddas_batch: int = Field(64, ge=1, description="its batch size")
-    code: int | None = Field(None, ge=1, description="width of the code; a quarter of the embedding when empty")
+    code: int | None = Field(
+        None, ge=1, description="width of the code; a quarter of the CLIP's embedding, or 100 on AlexNet, when empty"
+    )
 
 
 class DDAS(ScoredSelector):
-    """Negative reconstruction error of each task's autoencoder."""
+    """Negative reconstruction error of each task's autoencoder.
+
+    Raises:
+        InputError: the AlexNet weights it is to use can't be had.
+    """
 
     name = "ddas"
-    summary = "one autoencoder per task on frozen embeddings, least reconstruction error"
+    summary = "one autoencoder per task on frozen features, least reconstruction error"
     Config = DDASConfig
 
+    def __init__(self, config: DDASConfig) -> None:
+        super().__init__(config)
+        self.calibrated = config.ddas_rule == "calibrated"
+        self._alexnet = AlexNet(config.alexnet) if config.features == "alexnet" else None
+        self._autoencoders: list[Autoencoder] = []
+
+    @property
+    def feature_digest(self) -> str:
+        """Hash of the AlexNet's weights, where it looks at images."""
+        return self._alexnet.digest if self._alexnet else ""
+
+    def read(self, images: Images | LabeledEmbeddings, frozen: FrozenFeatures) -> Tensor:
+        """The CLIP's features (N, D) float32, or the AlexNet's, float16 and mapped from their file."""
+        return self._alexnet.images(images, frozen.backbone) if self._alexnet else frozen.images(images)
+
     def describe(self, task: TaskInfo, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The trained autoencoder; the first task's also sets the standardization."""
+        """The trained autoencoder and the standardization."""
+        return self._trained(features, self.config.ddas_iterations, seed=task.index)
+
+    def describe_reference(self, features: Tensor) -> dict[str, Tensor]:
+        """The same; all tasks will be standardized as the reference is."""
+        return self._trained(features, self.config.reference_iterations, seed=0)
+
+    def _trained(self, features: Tensor, iterations: int, seed: int) -> dict[str, Tensor]:
         config = self.config
-        if self.learned:
-            center, spread = self.learned[0]["center"], self.learned[0]["spread"]
-        else:
-            center, spread = features.mean(dim=0), features.std(dim=0).clamp(min=1e-6)
-        x = (features - center) / spread
+        standard = self._standard(features)
+        count, width = features.shape
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(task.index)
-            autoencoder = Autoencoder(x.shape[1], config.code or max(1, x.shape[1] // 4))
-            size = min(config.ddas_batch, len(x))
-            per_epoch = max(1, len(x) // size)
-            order = torch.cat([torch.randperm(len(x)) for _ in range(config.ddas_iterations * size // len(x) + 1)])
-            batches = (x[order[step * size : (step + 1) * size]] for step in range(config.ddas_iterations))
+            torch.manual_seed(seed)
+            autoencoder = Autoencoder(width, config.code or (100 if self._alexnet else max(1, width // 4)))
+            size = min(config.ddas_batch, count)
+            per_epoch = max(1, count // size)
+            order = torch.cat([torch.randperm(count) for _ in range(iterations * size // count + 1)])
+            batches = (standardized(features[rows].float(), standard) for rows in order.split(size)[:iterations])
             train_autoencoder(autoencoder, batches, lambda step: decayed(step, config.ddas_lr, per_epoch))
-        weights = {name: value.detach() for name, value in autoencoder.state_dict().items()}
-        return {"center": center.clone(), "spread": spread.clone(), **weights}
+        return standard | {name: value.detach() for name, value in autoencoder.state_dict().items()}
+
+    def _standard(self, features: Tensor) -> dict[str, Tensor]:
+        """Center and spread (D,) for all columns alike; nothing on AlexNet features."""
+        if self._alexnet:
+            return {}
+        if self.columns:
+            return {name: self.columns[0][name].clone() for name in ("center", "spread")}
+        return {"center": features.mean(dim=0), "spread": features.std(dim=0, correction=0).clamp(min=1e-6)}
+
+    def prepare(self) -> None:
+        """Put the stored weights into autoencoders."""
+        self._autoencoders = []
+        for column in self.columns:
+            code, width = column["encoder.weight"].shape
+            with torch.device("meta"):  # the column brings the weights; drawing some first takes longer than scoring
+                autoencoder = Autoencoder(width, code)
+            weights = {name: column[name] for name in autoencoder.state_dict()}
+            autoencoder.load_state_dict(weights, assign=True)
+            self._autoencoders.append(autoencoder)
 
     @torch.no_grad()
     def scores(self, features: Tensor) -> Tensor:
-        """Negative error per task (B, T)."""
-        columns = []
-        for task in self.learned:
-            code, size = task["encoder.weight"].shape
-            autoencoder = Autoencoder(size, code)
-            autoencoder.load_state_dict({name: task[name] for name in autoencoder.state_dict()})
-            columns.append(-reconstruction_error(autoencoder, (features - task["center"]) / task["spread"]))
-        return torch.stack(columns, dim=1).double()
+        """Negative error per column (B, C)."""
+        x = standardized(features, self.columns[0])
+        return torch.stack([-reconstruction_error(each, x) for each in self._autoencoders], dim=1).double()
+
+    def probabilities(self, features: Tensor | None, count: int, truth: int | None) -> Tensor:
+        """p(t|x) (count, T + 1); one-hot under the published rule."""
+        if self.calibrated:
+            return super().probabilities(features, count, truth)
+        return self._published(features, count, batch=1)
+
+    def batch_probabilities(self, features: Tensor | None, count: int, truth: int | None, batch: int) -> Tensor:
+        """The same per batch; the published rule averages errors over it, not p(t|x)."""
+        if self.calibrated:
+            return super().batch_probabilities(features, count, truth, batch)
+        return self._published(features, count, batch)
+
+    def _published(self, features: Tensor | None, count: int, batch: int) -> Tensor:
+        assert features is not None
+        tasks = len(self.tasks)
+        if not tasks:
+            return torch.ones(count, 1)
+        errors = -self._scores(features)
+        errors = torch.stack([part.mean(dim=0) for part in errors.split(batch)])
+        reference = errors[:, tasks:] if self.reference is not None else torch.full((len(errors), 1), float("inf"))
+        chosen = published_choice(torch.cat([reference, errors[:, :tasks]], dim=1), self.config.threshold)
+        chosen = torch.where(chosen < 0, tasks, chosen).repeat_interleave(batch)[:count]
+        return F.one_hot(chosen, tasks + 1).float()
+
+
+def standardized(features: Tensor, standard: dict[str, Tensor]) -> Tensor:
+    """(x − center) / spread where both are known: (B, D) → (B, D)."""
+    return (features - standard["center"]) / standard["spread"] if "center" in standard else features

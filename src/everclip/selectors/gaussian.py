@@ -1,7 +1,7 @@
 """Tasks as mixtures of Gaussians over the frozen CLIP's embedding, with one covariance for all of them.
 
-A task is the k-means centers of its normalized training embeddings; the scatter around the centers is pooled over tasks
-and shrunk. The score is the log-likelihood.
+A task is the k-means centers of its normalized training embeddings; so are the reference images, where there are any.
+The scatter around all these centers is pooled and shrunk. The score is the log-likelihood.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ class GaussianConfig(ScoredConfig):
     """Settings of the Gaussian selector."""
 
     clusters: int = Field(8, ge=1, description="k-means centers per task, where it has enough images")
+    reference_clusters: int = Field(
+        8, ge=1, description="the same of the reference; more of them claim more images for the original CLIP"
+    )
 
 
 class Gaussian(ScoredSelector):
@@ -36,27 +39,39 @@ class Gaussian(ScoredSelector):
 
     def describe(self, task: TaskInfo, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Centers (K, D), scatter around them (D, D), number of images."""
+        return self._mixture(features, self.config.clusters, seed=task.index)
+
+    def describe_reference(self, features: Tensor) -> dict[str, Tensor]:
+        """The same."""
+        return self._mixture(features, self.config.reference_clusters, seed=0)
+
+    def _mixture(self, features: Tensor, clusters: int, seed: int) -> dict[str, Tensor]:
         x = F.normalize(features.double(), dim=-1)
-        clusters = max(1, min(self.config.clusters, len(x) // IMAGES_PER_CLUSTER))
-        found = KMeans(clusters, n_init=4, random_state=task.index).fit(x.numpy())
-        centers = torch.from_numpy(found.cluster_centers_)
-        residual = x - centers[torch.from_numpy(found.labels_).long()]
+        centers, nearest = clustered(x, clusters, seed)
+        residual = x - centers[nearest]
         return {"centers": centers, "scatter": residual.T @ residual, "count": torch.tensor(len(x))}
 
     def prepare(self) -> None:
-        """Pool the scatter of all tasks."""
-        scatter = torch.stack([task["scatter"] for task in self.learned]).sum(dim=0)
-        covariance = shrunk(scatter, int(sum(task["count"] for task in self.learned)))
+        """Pool the scatter of all columns."""
+        scatter = torch.stack([part["scatter"] for part in self.columns]).sum(dim=0)
+        covariance = shrunk(scatter, int(sum(part["count"] for part in self.columns)))
         self._whitener = torch.linalg.cholesky(torch.linalg.inv(covariance))
 
     def scores(self, features: Tensor) -> Tensor:
-        """Log-likelihoods (B, T), up to one constant."""
+        """Log-likelihoods (B, C), up to one constant."""
         x = F.normalize(features.double(), dim=-1) @ self._whitener
         columns = []
-        for task in self.learned:
-            distance = torch.cdist(x, task["centers"] @ self._whitener).square()
-            columns.append((-distance / 2).logsumexp(dim=1) - math.log(len(task["centers"])))
+        for part in self.columns:
+            distance = torch.cdist(x, part["centers"] @ self._whitener).square()
+            columns.append((-distance / 2).logsumexp(dim=1) - math.log(len(part["centers"])))
         return torch.stack(columns, dim=1)
+
+
+def clustered(x: Tensor, clusters: int, seed: int) -> tuple[Tensor, Tensor]:
+    """k-means: (N, D) float64 → at most `clusters` centers (K, D), fewer of few images; each row's center (N,)."""
+    count = max(1, min(clusters, len(x) // IMAGES_PER_CLUSTER))
+    found = KMeans(count, n_init=4, random_state=seed).fit(x.numpy())
+    return torch.from_numpy(found.cluster_centers_), torch.from_numpy(found.labels_).long()
 
 
 def shrunk(scatter: Tensor, count: int) -> Tensor:

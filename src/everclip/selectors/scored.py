@@ -1,8 +1,9 @@
 """What selectors that score tasks share: calibration on held-out training images, storing, dropping a task.
 
-A selector of this kind says how well an image fits each learned task. Turning scores into p(t|x) is the same for all:
-a softmax at the temperature that fits held-out training images best, and the original CLIP for an image that fits even
-its best task worse than 99 % of that task's held-out images did. Test data is never looked at.
+A selector of this kind says how well an image fits each learned task and, where there are any, the reference images.
+Turning scores into p(t|x) is the same for all: a softmax at the temperature that fits held-out images best, where the
+reference's share is the original CLIP's; and the original CLIP alone for an image that fits even its best task worse
+than 99 % of that task's held-out images did. Test data is never looked at.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ from everclip.streams.stream import TaskInfo
 
 POWERS = torch.logspace(-3, 3, 61, dtype=torch.float64)
 """Inverse temperatures tried. Scores such as likelihoods assume independent dimensions and are overconfident."""
+CHUNK = 256
+"""Images scored at a time: features wider than the CLIP's would not fit in memory all at once."""
+REFERENCE_HELD_OUT = 10
+"""One reference image in so many is held out to calibrate."""
 
 
 class ScoredConfig(SelectorConfig):
@@ -30,37 +35,68 @@ class ScoredConfig(SelectorConfig):
 
 
 class ScoredSelector(Selector):
-    """Base of selectors that implement `describe` (a task as tensors) and `scores` (how well images fit each task)."""
+    """Base of selectors that implement `describe` and `describe_reference` (images as tensors) and `scores`.
+
+    Attributes:
+        learned: what `describe` kept of each task.
+        reference: what `describe_reference` kept of the reference images, where there are any.
+    """
 
     Config = ScoredConfig
+    calibrated: bool = True
+    """False: `probabilities` is the subclass's own and uses no held-out images, so none are kept."""
 
     def __init__(self, config: ScoredConfig) -> None:
         super().__init__(config)
         self.learned: list[dict[str, Tensor]] = []
+        self.reference: dict[str, Tensor] | None = None
         self._power = 1.0
         self._thresholds = torch.empty(0)
+
+    @property
+    def columns(self) -> list[dict[str, Tensor]]:
+        """What `scores` has a column for: the learned tasks in order, then the reference, where there is one."""
+        return self.learned if self.reference is None else [*self.learned, self.reference]
 
     def describe(self, task: TaskInfo, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """What is kept of a task, from its training features (N, D) and labels (N,)."""
         raise NotImplementedError
 
+    def describe_reference(self, features: Tensor) -> dict[str, Tensor]:
+        """What is kept of the reference images, from their features (N, D)."""
+        raise NotImplementedError
+
     def prepare(self) -> None:
-        """Compute what all tasks share; called whenever `learned` has changed."""
+        """Compute what all columns share; called whenever `columns` has changed and a task is learned."""
 
     def scores(self, features: Tensor) -> Tensor:
-        """How well images fit each learned task: features (B, D) → (B, T), float64, larger is better."""
+        """How well images fit each of the C `columns`: float32 features (B, D) → (B, C), float64, larger is better."""
         raise NotImplementedError
+
+    def refer(self, features: Tensor) -> None:
+        """Describe the reference images, but for those held out."""
+        assert not self.tasks, "the reference comes before the first task"
+        held_out = torch.zeros(len(features), dtype=torch.bool)
+        if self.calibrated and len(features) >= REFERENCE_HELD_OUT:
+            held_out[::REFERENCE_HELD_OUT] = True
+        self.reference = self.describe_reference(features[~held_out])
+        if self.calibrated:
+            self.reference["held_out"] = self._kept(features[held_out] if held_out.any() else features)
 
     def fit(self, task: TaskInfo, features: Tensor | None, labels: Tensor | None, held_out: Tensor | None) -> None:
         """Describe the task, then calibrate all tasks anew: what they share may have changed."""
         assert features is not None
         assert labels is not None
         super().fit(task, features, labels, held_out)
-        # Without held-out images the training images have to do; they fit better than new ones will.
-        kept = features if held_out is None else held_out
-        kept = kept[:: max(1, -(-len(kept) // self.config.held_out_limit))]
-        self.learned.append({**self.describe(task, features, labels), "held_out": kept.clone()})
+        described = self.describe(task, features, labels)
+        if self.calibrated:
+            # Without held-out images the training images have to do; they fit better than new ones will.
+            described["held_out"] = self._kept(features if held_out is None else held_out)
+        self.learned.append(described)
         self._calibrate()
+
+    def _kept(self, held_out: Tensor) -> Tensor:
+        return held_out[:: max(1, -(-len(held_out) // self.config.held_out_limit))].clone()
 
     def drop(self, index: int) -> None:
         """Forget the task in column `index` and calibrate the others."""
@@ -72,12 +108,14 @@ class ScoredSelector(Selector):
         if not self.learned:
             return
         self.prepare()
-        parts = [self.scores(task["held_out"]) for task in self.learned]
+        if not self.calibrated:
+            return
+        parts = [self._scores(column["held_out"]) for column in self.columns]
         truth = torch.cat([torch.full((len(part),), column) for column, part in enumerate(parts)])
         together = torch.cat(parts)
         losses = torch.stack([F.cross_entropy(power * together, truth) for power in POWERS])
         self._power = float(POWERS[losses.argmin()])
-        own = [part[:, column] for column, part in enumerate(parts)]
+        own = [part[:, column] for column, part in enumerate(parts[: len(self.learned)])]
         # Scores of all tasks spread alike: a task with few held-out images leans on the others', and the more lenient
         # threshold counts.
         means = torch.stack([part.mean() for part in own])
@@ -96,27 +134,36 @@ class ScoredSelector(Selector):
         bound = float(student_t.ppf(self.config.false_rejection, count - 1)) * (1 + 1 / count) ** 0.5
         return torch.minimum(quantile, scores.mean() + bound * scores.std())
 
+    def _scores(self, features: Tensor) -> Tensor:
+        """`scores` of any number of images, in chunks: features (N, D) of any precision → (N, C), float64."""
+        return torch.cat([self.scores(chunk.float()) for chunk in features.split(CHUNK)])
+
     def probabilities(self, features: Tensor | None, count: int, truth: int | None) -> Tensor:
         """p(t|x) (count, T + 1): zero-shot alone where the best task's threshold is not reached."""
         assert features is not None
         if not self.tasks:
             return torch.ones(count, 1)
-        scores = self.scores(features)
-        best, column = scores.max(dim=1)
+        scores = self._scores(features)
+        best, column = scores[:, : len(self.tasks)].max(dim=1)
         unseen = best < self._thresholds[column]
-        p = F.pad(torch.softmax(self._power * scores, dim=1), (0, 1))
+        p = torch.softmax(self._power * scores, dim=1)
+        p = p if self.reference is not None else F.pad(p, (0, 1))
         p[unseen] = F.one_hot(torch.tensor(p.shape[1] - 1), p.shape[1]).to(p.dtype)
         return p.float()
 
     def state(self) -> dict[str, Tensor]:
-        """The description of every task; the calibration follows from them."""
-        return {f"{index}.{name}": value for index, task in enumerate(self.learned) for name, value in task.items()}
+        """The description of every task and of the reference; the calibration follows from them."""
+        parts = {str(index): task for index, task in enumerate(self.learned)}
+        parts |= {"reference": self.reference} if self.reference is not None else {}
+        return {f"{part}.{name}": value for part, tensors in parts.items() for name, value in tensors.items()}
 
     def load_state(self, tasks: list[TaskInfo], tensors: dict[str, Tensor]) -> None:
-        """Restore the tasks and calibrate."""
-        self.tasks = list(tasks)
-        self.learned = [{} for _ in tasks]
+        """Restore the tasks and the reference, and calibrate."""
+        parts: dict[str, dict[str, Tensor]] = {}
         for full_name, value in tensors.items():
-            index, name = full_name.split(".", 1)
-            self.learned[int(index)][name] = value
+            part, name = full_name.split(".", 1)
+            parts.setdefault(part, {})[name] = value
+        self.tasks = list(tasks)
+        self.learned = [parts[str(index)] for index in range(len(tasks))]
+        self.reference = parts.get("reference")
         self._calibrate()

@@ -12,6 +12,8 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from everclip.data import Images, LabeledEmbeddings
+from everclip.features import FrozenFeatures
 from everclip.streams.stream import TaskInfo
 
 
@@ -41,12 +43,32 @@ class Selector(nn.Module):
         self.config = config
         self.tasks: list[TaskInfo] = []
 
+    @property
+    def feature_digest(self) -> str:
+        """Hash of the weights that `read` needs besides the CLIP's; empty where it needs none."""
+        return ""
+
+    def read(self, images: Images | LabeledEmbeddings, frozen: FrozenFeatures) -> Tensor:
+        """The features (N, D) that `refer`, `fit` and `probabilities` take: the frozen CLIP's own, float32 on the CPU.
+
+        Raises:
+            InputError: these images, or embeddings, give no such features.
+        """
+        return frozen.images(images)
+
+    def refer(self, features: Tensor) -> None:
+        """Learn what images of no task look like, before the first task; here nothing.
+
+        Args:
+            features: features (N, D) of reference images, which stand for everything that no task teaches.
+        """
+
     def fit(self, task: TaskInfo, features: Tensor | None, labels: Tensor | None, held_out: Tensor | None) -> None:
         """Learn to recognize a task.
 
         Args:
             task: the task just learned; it becomes column `len(tasks) − 1` of `probabilities`.
-            features: un-normalized frozen features (N, D) of its training images; None unless `reads_features`.
+            features: what `read` gives for its training images, (N, D); None unless `reads_features`.
             labels: their classes (N,), int64.
             held_out: the same (M, D) of its held-out training images, for calibration.
         """
@@ -60,11 +82,15 @@ class Selector(nn.Module):
         """p(t|x) of `count` images: (count, T + 1), columns = learned tasks in order, then zero-shot; rows sum to 1.
 
         Args:
-            features: un-normalized frozen features (count, D); None unless `reads_features`.
+            features: what `read` gives for the images, (count, D); None unless `reads_features`.
             count: number of images.
             truth: index in the stream of the task the images come from, where it is known. Only an oracle may use it.
         """
         raise NotImplementedError
+
+    def batch_probabilities(self, features: Tensor | None, count: int, truth: int | None, batch: int) -> Tensor:
+        """The same under batch routing: consecutive batches of `batch` images share one decision, one-hot."""
+        return vote(self.probabilities(features, count, truth), batch)
 
     def state(self) -> dict[str, Tensor]:
         """What was fitted, as tensors."""
@@ -80,7 +106,8 @@ def vote(probabilities: Tensor, batch: int) -> Tensor:
     """Batch routing: consecutive batches of images share one decision, the task of the largest mean probability.
 
     In the manner of the published code of MoE-Adapters, which decides once per batch of 128 images of one data set and
-    so leaks the data set's identity (it averages reconstruction errors; here p(t|x) is averaged, for any selector).
+    so leaks the data set's identity (it averages reconstruction errors, as `ddas` does under `ddas_rule: published`;
+    here p(t|x) is averaged, for any selector).
 
     Args:
         probabilities: (B, T + 1).
