@@ -52,6 +52,12 @@ def test_another_selector_is_as_if_learned_with_it(learned: Path, values: dict, 
     assert answers(tmp_path / "judged") != answers(learned)
 
 
+def test_it_may_be_judged_with_reference_images(learned: Path, two_folders: str, tmp_path: Path) -> None:
+    reference = two_folders.removeprefix("folders:").split(",")[0]
+    results = experiment.run(judgment(learned, {"selector": "gaussian", "reference": reference}), tmp_path / "judged")
+    assert results["protocol"]["reference"] == Path(reference).name
+
+
 def test_a_judgment_cut_off_goes_on(learned: Path, tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     flat = judgment(learned, {"selector": "prototype"}).flat()

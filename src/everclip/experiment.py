@@ -134,7 +134,7 @@ class Experiment:
         self.selector: Selector = selector_type(config.selector_settings)
         if self.method.routed and self.selector.reads_features:
             self.selector.read(self.tests[0].data, self.features)  # what it can't read is refused now, not hours later
-        self.state = State(self.method_type.name, self.backbone.digest, self._data_digest())
+        self.state = State(self.method_type.name, self.backbone.digest, self._data_digest(), self._reference_digest())
         self.source: LearnedRun | None = None
         if config.setup.learned is not None:
             if not self.method_type.routed:
@@ -146,7 +146,8 @@ class Experiment:
     def run(self) -> dict[str, Any]:
         """Learn and judge, stage by stage; write the results. The directory's lock must be held."""
         directory = self.directory
-        restored = directory.load_state(self.state.method, self.state.backbone, self.state.data)
+        state = self.state
+        restored = directory.load_state(state.method, state.backbone, state.data, state.reference)
         if not directory.exists():
             directory.write_config(self.config.flat())
         if restored is not None:
@@ -204,16 +205,16 @@ class Experiment:
                 )
 
     def _data_digest(self) -> str:
-        """What rows of one run must share: classes, prompts, labels, and the test and reference images themselves."""
+        """What rows of one run must share: classes, prompts, labels, and the test images themselves."""
         parts = []
         for task, test in zip(self.stream.tasks, self.tests, strict=True):
             content = test.data.key if isinstance(test.data, Images) else cache_key(test.data.embeddings.tolist())
             parts += [repr(task.info), content, repr(test.data.labels.tolist()), repr(task.train.labels.tolist())]
-        if self.reference is not None:
-            parts.append(self.reference.key)
-        if self.selector.feature_digest:
-            parts.append(self.selector.feature_digest)
         return cache_key(*parts)
+
+    def _reference_digest(self) -> str:
+        """What else the selector looks at."""
+        return cache_key(self.reference.key if self.reference is not None else "", self.selector.feature_digest)
 
     # -- learning --------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from everclip.methods import Method
 from everclip.runs import RunDirectory, State
 from everclip.streams import TaskInfo
 
-HOW_JUDGED = frozenset({"candidates", "routing", "selector"})
+HOW_JUDGED = frozenset({"candidates", "routing", "selector", "reference"})
 """Settings that decide how a learner is judged and not what it learns; those of the selector belong to them too."""
 
 

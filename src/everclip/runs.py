@@ -43,8 +43,8 @@ class State:
     """Where a run stands: the content of `state.json`.
 
     Attributes:
-        method: name of the method, `backbone` the digest of its weights, `data` of test images, labels, class names,
-            templates and what the selector looks at: a checkpoint fits no other.
+        method: name of the method, `backbone` the digest of its weights, `data` of test images, labels, class names
+            and templates, `reference` of what the selector looks at besides: a checkpoint fits no other.
         stages_learned: stages whose learning ended (a stage is a task, or all tasks of an all-at-once method).
         rows: names of the evaluation files that are complete, in order.
         step: steps taken in the current stage, where it is under way.
@@ -61,6 +61,7 @@ class State:
     method: str
     backbone: str
     data: str
+    reference: str
     stages_learned: int = 0
     rows: list[str] = field(default_factory=list)
     step: int | None = None
@@ -249,8 +250,10 @@ class RunDirectory:
             )
         return State(**body)
 
-    def load_state(self, method: str, backbone: str, data: str) -> State | None:
+    def load_state(self, method: str, backbone: str, data: str, reference: str | None = None) -> State | None:
         """The last state, with every file it names checked; None where nothing was saved yet.
+
+        Without `reference` it may be any: what was learned does not depend on it.
 
         Raises:
             EverclipError: a file is damaged or missing, or the state belongs to another method, backbone, version or
@@ -269,8 +272,13 @@ class RunDirectory:
             )
         if state.data != data:
             raise EverclipError(
-                f"{path} was made on other test or reference images, labels, class names, templates or AlexNet weights "
-                "than the run has now; restore them or choose another --out."
+                f"{path} was made on other images, labels, class names or templates than the stream has now; restore "
+                "the data or choose another --out."
+            )
+        if reference is not None and state.reference != reference:
+            raise EverclipError(
+                f"{path} was made with other reference images or AlexNet weights than the selector is given now; "
+                "restore them or choose another --out."
             )
         for file, expected in state.files.items():
             if not (self.path / file).is_file():
