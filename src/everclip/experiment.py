@@ -213,8 +213,9 @@ class Experiment:
         return cache_key(*parts)
 
     def _reference_digest(self) -> str:
-        """What else the selector looks at."""
-        return cache_key(self.reference.key if self.reference is not None else "", self.selector.feature_digest)
+        """What else the selector looks at; empty where that is nothing."""
+        parts = [self.reference.key if self.reference is not None else "", self.selector.feature_digest]
+        return cache_key(*parts) if any(parts) else ""
 
     # -- learning --------------------------------------------------------------------------------------------------
 

@@ -61,7 +61,7 @@ class State:
     method: str
     backbone: str
     data: str
-    reference: str
+    reference: str = ""
     stages_learned: int = 0
     rows: list[str] = field(default_factory=list)
     step: int | None = None
