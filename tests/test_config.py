@@ -99,14 +99,13 @@ def test_numbers_given_as_text():
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_training_defaults_of_a_method(name: str):
-    defaults = METHODS[name].training_defaults
+def test_defaults_of_a_method(name: str):
+    defaults = METHODS[name].defaults
     values = NEEDED | {"method": name}
     flat = Config.of(values).flat()
-    for setting, value in TrainingConfig().model_dump().items():
+    for setting, value in (TrainingConfig().model_dump() | Protocol().model_dump()).items():
         assert flat[setting] == defaults.get(setting, value)
-    for setting in defaults:
-        assert setting in TrainingConfig.model_fields
+    assert set(defaults) <= set(flat)
     assert Config.of(values | {"lr": 0.125}).training.lr == 0.125
 
 

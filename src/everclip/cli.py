@@ -167,7 +167,7 @@ def methods(as_json: AsJson = False) -> None:
     """List the methods."""
     from everclip.methods import METHODS
 
-    _catalog(METHODS, as_json, ("summary", "paper", "routed", "upper_bound", "reads", "promises", "training_defaults"))
+    _catalog(METHODS, as_json, ("summary", "paper", "routed", "upper_bound", "reads", "promises", "defaults"))
 
 
 @app.command()

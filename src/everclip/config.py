@@ -63,13 +63,13 @@ class Config:
             if not values.get(needed):
                 raise InputError(f"no {needed} is given; name one with --{needed} or in a recipe.")
         method = method_class(str(values["method"]))
+        given, values = values, {**method.defaults, **values}
         selector = selector_class(str(values.get("selector", Protocol().selector)))
         models = (Setup, Protocol, TrainingConfig, method.Config, selector.Config)
         known = [name for model in models for name in model.model_fields]
-        for name in values:
+        for name in given:
             if name not in known:
                 raise InputError(f"'{name}' is no setting of method '{method.name}'; valid are: {', '.join(known)}.")
-        values = {**method.training_defaults, **values}
         return Config(*(_validated(model, values) for model in models))
 
     def flat(self) -> dict[str, Any]:

@@ -423,7 +423,7 @@ class Experiment:
                 "after": [row and [padded(o.routes, len(columns)) for o in row] for row in every],
             }
         zero_shot = {c: [outcome.correct[c] for outcome in untouched] for c in CANDIDATES}
-        upper_bound = self.method_type.upper_bound
+        upper_bound = self.method_type.upper_bound or (self.method.routed and self.selector.upper_bound)
         return summarize(header, datasets, table("correct"), table("by_name"), zero_shot, routing, upper_bound)
 
     # -- going on --------------------------------------------------------------------------------------------------

@@ -168,3 +168,16 @@ def test_the_plot_has_a_line_per_row(make_run):
     comparison = compare([make_run("j", method="joint", upper_bound=True), make_run("b", method="b")])
     labels = [label.get_text() for label in comparison.plot().axes[0].get_yticklabels()]
     assert labels == ["b", "joint · upper bound"]
+
+
+def test_the_route_matters_only_to_runs_that_choose_one(make_run) -> None:
+    """No routes, or told: both stand beside any selector, and the runs that were told are set apart."""
+    chosen = make_run("chosen", method="moe-adapters", selector="gaussian")
+    told = make_run("told", method="moe-adapters", selector="oracle", upper_bound=True)
+    plain = make_run("plain", method="finetune", selector="prototype", routed=False)
+    comparison = compare([told, plain, chosen])
+    assert [row.label for row in comparison.rows] == ["finetune", "moe-adapters (gaussian)", "moe-adapters (oracle)"]
+    assert comparison.protocol["selector"] == "gaussian"
+    other = make_run("other", method="moe-adapters", selector="prototype")
+    with pytest.raises(InputError, match=r"selector \(gaussian in .*chosen, prototype in .*other\)"):
+        compare([plain, chosen, other])

@@ -23,7 +23,7 @@ class FullModel(Method):
     """All weights but logit_scale are trained with CE_ε over the class prompts of the batch's task (METHODS §4)."""
 
     Config = PromptedConfig
-    training_defaults: ClassVar[dict] = {"lr": 2e-4}
+    defaults: ClassVar[dict] = {"lr": 2e-4}
 
     def __init__(self, backbone: Backbone, config: PromptedConfig, features: FrozenFeatures | None = None) -> None:
         super().__init__(backbone, config, features)
@@ -90,6 +90,7 @@ class Separate(FullModel):
     name = "separate"
     summary = "one whole model per task, each from the original CLIP; an upper bound"
     paper = "per-task upper bound, METHODS §4"
+    defaults: ClassVar[dict] = FullModel.defaults | {"selector": "oracle"}
     routed = True
     upper_bound = True
     promises = frozenset({"zero_shot_kept", "finished_tasks_constant"})

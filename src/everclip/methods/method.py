@@ -84,8 +84,8 @@ class Method(nn.Module):
     paper: ClassVar[str] = ""
     """Where it comes from."""
     Config: ClassVar[type[MethodConfig]] = MethodConfig
-    training_defaults: ClassVar[dict] = {}
-    """Where this method departs from the default training recipe (for example `lr`)."""
+    defaults: ClassVar[dict] = {}
+    """Where this method departs from the default recipe and protocol (for example `lr`)."""
     trains: ClassVar[bool] = True
     """False: nothing is learned by gradient; the training loop is skipped."""
     reads: ClassVar[frozenset[str]] = frozenset({"images"})

@@ -64,7 +64,7 @@ class MoEAdapters(Method):
     summary = "frozen CLIP with mixture-of-experts adapters, one router per task"
     paper = "Yu et al. 2024, arXiv 2403.11549"
     Config = MoEAdaptersConfig
-    training_defaults: ClassVar[dict] = {"lr": 1e-3}
+    defaults: ClassVar[dict] = {"lr": 1e-3}
     routed = True
     promises = frozenset({"zero_shot_kept"})
 

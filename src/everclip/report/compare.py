@@ -12,12 +12,20 @@ from everclip.errors import InputError
 from everclip.report.results import load_run, text
 from everclip.report.table import HEADLINE, Comparison, Row, Value
 
+ROUTING = ("selector", "routing", "reference")
+"""Protocol fields that say how an image gets its route."""
+ANY = "any"
+"""Stands for the value of a field that does not matter to a run."""
+
 
 class _Run(NamedTuple):
     path: Path
     results: dict[str, Any]
     protocol: dict[str, Any]
-    """What must agree for figures to be comparable: all protocol fields except the seed, and more."""
+    """What must agree for figures to be comparable: the protocol without the seed, and more.
+
+    How images get their route is `ANY` for runs that have no routes, and for upper bounds, which may know the route.
+    """
 
     @property
     def seed(self) -> int:
@@ -67,7 +75,8 @@ def compare(run_dirs: Iterable[str | Path], candidates: str | None = None, mix: 
         )
         for group in groups.values()
     ]
-    shared = {name: value for name, value in runs[0].protocol.items() if name not in differing}
+    stated = {name: value for run in runs for name, value in run.protocol.items() if value != ANY}
+    shared = {name: value for name, value in stated.items() if name not in differing}
     return Comparison(tuple(sorted(rows, key=lambda row: row.upper_bound)), shared)
 
 
@@ -79,6 +88,8 @@ def _load(path: Path, candidates: str | None) -> _Run:
     protocol["backbone digest"] = results["backbone"]["digest"]
     protocol["test images"] = sum(dataset["test"] for dataset in results["datasets"])
     protocol["candidates"] = candidates or protocol["candidates"]
+    if results["routing"] is None or results["upper_bound"]:
+        protocol |= dict.fromkeys(ROUTING, ANY)
     if protocol["candidates"] not in results["by_candidates"]:
         known = ", ".join(results["by_candidates"])
         raise InputError(f"{path} has no figures for the candidates {candidates!r}; choose one of {known}.")
@@ -86,18 +97,20 @@ def _load(path: Path, candidates: str | None) -> _Run:
 
 
 def _differing(mappings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names under which the mappings do not all hold the same value, in order of appearance."""
+    """Names under which the mappings do not all hold the same value (or `ANY`), in order of appearance."""
     names = dict.fromkeys(name for mapping in mappings for name in mapping)
-    return [name for name in names if any(mapping.get(name) != mappings[0].get(name) for mapping in mappings)]
+    held = {name: [mapping.get(name) for mapping in mappings] for name in names}
+    stated = {name: [value for value in values if value != ANY] for name, values in held.items()}
+    return [name for name, values in stated.items() if any(value != values[0] for value in values)]
 
 
 def _refusal(runs: Sequence[_Run], differing: Sequence[str]) -> str:
-    first, parts = runs[0], []
+    parts = []
     for name in differing:
-        ours = first.protocol.get(name)
-        other = next(run for run in runs if run.protocol.get(name) != ours)
-        theirs = text(other.protocol.get(name))
-        parts.append(f"{name} ({text(ours)} in {first.path}, {theirs} in {other.path})")
+        stated = [(run.protocol.get(name), run.path) for run in runs if run.protocol.get(name) != ANY]
+        ours, first = stated[0]
+        theirs, other = next(each for each in stated if each[0] != ours)
+        parts.append(f"{name} ({text(ours)} in {first}, {text(theirs)} in {other})")
     choose = "choose one candidate set for all (--candidates), " if "candidates" in differing else ""
     return (
         f"These runs are not comparable, they differ in {'; '.join(parts)}: give runs of one protocol, "
@@ -118,9 +131,11 @@ def _refuse_repeats(group: Sequence[_Run]) -> None:
 
 def _label(run: _Run, firsts: Sequence[_Run]) -> str:
     method = run.results["method"]
-    names = _differing([other.settings for other in firsts if other.results["method"] == method])
-    parts = ", ".join(f"{name}={text(run.settings.get(name))}" for name in names)
-    return f"{method} ({parts})" if parts else method
+    alike = [other for other in firsts if other.results["method"] == method]
+    parts = [f"{name}={text(run.settings.get(name))}" for name in _differing([other.settings for other in alike])]
+    if len({other.results["upper_bound"] for other in alike}) > 1:
+        parts.insert(0, run.results["protocol"]["selector"])
+    return f"{method} ({', '.join(parts)})" if parts else method
 
 
 def _values(figures: Sequence[Mapping[str, Any]]) -> dict[str, Value | None]:

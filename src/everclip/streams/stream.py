@@ -29,7 +29,7 @@ class Protocol(BaseModel):
     routing: Literal["sample", "batch"] = Field(
         "sample", description="the selector decides image by image, or lets batches of 128 images of one set vote"
     )
-    selector: str = Field("oracle", description="what decides which task an image belongs to")
+    selector: str = Field("gaussian", description="what decides which task an image belongs to")
     shots: int | None = Field(None, ge=1, description="training images per class; all when empty")
     seed: int = Field(
         0, ge=0, lt=2**63, description="seed of splits, few-shot draws, batches, augmentation and initialization"
