@@ -67,10 +67,25 @@ def train(
     start: Position | None = None,
     **callbacks: Callable,
 ) -> None:
-    """Take the steps of one stage, after `begin_task`; nothing for a method that does not train."""
+    """Learn one stage, after `begin_task`: take its steps, or accumulate and solve."""
+    if method.closed_form:
+        for each in sets:
+            features, labels = frozen(method, each)
+            for part in torch.arange(len(labels)).split(config.batch):
+                method.accumulate(features[part], labels[part])
+        method.solve()
     if method.trains:
         with torch.random.fork_rng():
             Trainer(method, sets, config, seed, tasks=2, workers=workers).run(start, **callbacks)
+
+
+def frozen(method: Method, each: TrainingSet) -> tuple[Tensor, Tensor]:
+    """Frozen features and labels of a training set, seen through the corner that has the view's size."""
+    size = method.backbone.view.size
+    pixels = [torch.from_numpy(each.images[row][:size, :size].copy()) for row in range(len(each.images))]
+    with torch.no_grad():
+        features = method.backbone.encode_image(method.backbone.pixels(torch.stack(pixels).permute(0, 3, 1, 2)))
+    return features, torch.from_numpy(each.images.labels)
 
 
 def begin(method: Method, sets: list[TrainingSet]) -> None:
@@ -104,6 +119,23 @@ def answers(method: Method, lessons: Lessons, learned: int) -> dict[tuple, Tenso
         for test in lessons.tests:
             said["images", route, test.info.index] = embed_images(test.data, encode, lessons.backbone)
             said["classes", route, test.info.index] = method.classifier(test.info, route).clone()
+    return said
+
+
+@torch.no_grad()
+def judgment(method: Method, lessons: Lessons) -> dict[tuple, Tensor]:
+    """p(c|x) of a method without routes: (task, task of the class, class) → (N,), over all classes."""
+    method.eval()
+    classes = [(info.index, label) for info in lessons.infos for label in range(len(info.class_names))]
+    bank = torch.cat([method.classifier(info, 0) for info in lessons.infos])
+    said: dict[tuple, Tensor] = {}
+    for test in lessons.tests:
+        images = embed_images(test.data, partial(method.embed, route=0), lessons.backbone)
+        logits = lessons.backbone.logit_scale * images @ bank.T
+        every = {"all": torch.ones(len(classes), dtype=torch.bool)}
+        p = method.posterior(images, logits, classes, every)["all"]
+        for (task, label), column in zip(classes, p.T, strict=True):
+            said[test.info.name, lessons.infos[task].name, label] = column.clone()
     return said
 
 

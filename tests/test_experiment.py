@@ -66,6 +66,7 @@ def assert_same(one: Path, other: Path) -> None:
 OF = {
     "finetune": {"method": "finetune"},
     "separate": {"method": "separate"},
+    "rail": {"method": "rail", "random_features": 32},
     "moe-adapters": {"method": "moe-adapters", "strict": True, "iterations": 3, "checkpoint_every": 1},
 }
 """What each method's runs change of the common settings."""
@@ -83,7 +84,7 @@ def values(tiny_clip: Path, two_folders: str) -> dict:
 def whole(values: dict, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Uninterrupted runs, by method."""
     runs = {}
-    for method in ("finetune", "separate", "moe-adapters"):
+    for method in OF:
         runs[method] = tmp_path_factory.mktemp("whole") / method
         assert run(values | OF[method], runs[method]) == (0, "")
     return runs
@@ -149,6 +150,7 @@ def test_all_at_once_has_one_row(values: dict, tmp_path: Path) -> None:
         ("finetune", 28),
         ("finetune", 51),
         ("separate", 22),
+        *[("rail", n) for n in (1, 4, 12, 20)],
         *[("moe-adapters", n) for n in (20, 45, 55, 60)],
     ],
 )

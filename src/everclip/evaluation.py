@@ -3,8 +3,9 @@
 For an image x, p(c|x) = Σ_t p(t|x) · softmax_t(c): the selector gives p(t|x) over the learned tasks and the original
 CLIP. Candidates are (task, class) pairs, so softmax_t runs over those of task t. What task t learned says nothing of a
 candidate set that has none of its classes (a misrouted image scored against its own set alone): there the original
-CLIP answers in its place, with a softmax over all candidates. A method with one answer for all tasks has one route and
-no selector. An image is embedded once per distinct route it takes, and never again while that route stays the same.
+CLIP answers in its place, with a softmax over all candidates. A method with one answer for all tasks has one route, no
+selector, and says p(c|x) itself (`Method.posterior`: the softmax over all candidates unless it has a joint classifier).
+An image is embedded once per distinct route it takes, and never again while that route stays the same.
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ class Evaluator:
         sizes = [len(test.info.class_names) for test in tests]
         self._offsets = np.cumsum([0, *sizes])
         self._owner = torch.repeat_interleave(torch.arange(len(tests)), torch.tensor(sizes))
+        self._classes = [(test.info.index, label) for test in tests for label in range(len(test.info.class_names))]
         names = [name.strip().casefold() for test in tests for name in test.info.class_names]
         numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
         self._name_of = torch.tensor([numbers[name] for name in names])
@@ -116,9 +118,13 @@ class Evaluator:
                 banks[side] = torch.cat([self.method.classifier(t.info, route).float().cpu() for t in self.tests])
             embeddings = self._embed(index, test, route, rows)
             logits = self.method.backbone.logit_scale.cpu() * embeddings @ banks[side].T
-            for name, mask in masks.items():
-                if bool(weights[name][route].any()):
-                    scores[name][rows] += weights[name][route][rows, None] * self._softmax(logits, route, mask)
+            if self.method.routed:
+                answering = [name for name in masks if bool(weights[name][route].any())]
+                answers = {name: self._softmax(logits, route, masks[name]) for name in answering}
+            else:
+                answers = self.method.posterior(embeddings, logits, self._classes, masks)
+            for name, answer in answers.items():
+                scores[name][rows] += weights[name][route][rows, None] * answer
         truth = torch.from_numpy(np.asarray(test.data.labels)) + int(self._offsets[index])
         correct, by_name = {}, {}
         for name, mask in masks.items():
@@ -138,8 +144,7 @@ class Evaluator:
 
     def _softmax(self, logits: Tensor, route: int, candidates: Tensor) -> Tensor:
         """softmax_t of the candidates: logits of all classes (B, all) → (B, candidates), rows sum to 1."""
-        own = self.method.routed and route != ORIGINAL
-        scored = candidates & (self._owner == route) if own else candidates
+        scored = candidates if route == ORIGINAL else candidates & (self._owner == route)
         return logits.masked_fill(~scored, float("-inf")).softmax(dim=1)[:, candidates]
 
     def _shares(self, index: int, test: TestSet, count: int) -> tuple[dict[int, Tensor], np.ndarray | None]:

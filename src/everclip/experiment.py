@@ -17,6 +17,7 @@ from everclip.data import BadImage, Images, ImageSource, LabeledEmbeddings, cach
 from everclip.display import Display
 from everclip.errors import InputError
 from everclip.evaluation import Evaluator, Outcome, TestSet
+from everclip.faults import fault_point
 from everclip.features import FrozenFeatures
 from everclip.learned import LearnedRun
 from everclip.methods import Method, MethodConfig, method_class
@@ -29,6 +30,8 @@ from everclip.training import Position, Trainer, TrainingSet, mix
 
 TRAINING_IMAGE_SCALE = 2
 """Decoded training images are kept at up to this many times the tower's input size: enough for every crop."""
+ACCUMULATED = 4096
+"""Embeddings that a closed-form method is shown at a time."""
 
 
 def run(config: Config, out: Path, resume: bool = False, display: Display | None = None) -> dict[str, Any]:
@@ -120,7 +123,7 @@ class Experiment:
         device = resolve_device(config.setup.device)
         self.backbone = Backbone.load(config.setup.backbone, device, config.setup.precision)
         self.features = FrozenFeatures(self.backbone)
-        if self.method_type.trains:
+        if self.stream.kind == "images" and (self.method_type.trains or self.method_type.closed_form):
             self._require_training_images()
         self.tests = [
             TestSet(task.info, self._viewed(task.test, f"{task.name}: test images")) for task in self.stream.tasks
@@ -245,18 +248,21 @@ class Experiment:
             torch.manual_seed(mix(self.config.protocol.seed, number))
             for task in stage:
                 method.begin_task(task.info)
-        sets = []
+        read: list[Images | LabeledEmbeddings | ImageSource] = [task.train for task in stage]
         if method.trains:
             sets = [
                 TrainingSet(task.info, self._decoded(task.train, f"{task.name}: training images")) for task in stage
             ]
             self._train(number, sets, resumed_at)
-        per_task = method.trained_parameters() if method.trains else 0
+            read = [each.images for each in sets]
+        elif method.closed_form:
+            read = [self._accumulate(task) for task in stage]
+            method.solve()
+        per_task = method.trained_parameters()
         method.end_task()
-        for position, task in enumerate(stage):
-            skipped = sets[position].images.skipped if sets else []
-            count = len(sets[position].images) if sets else len(task.train.labels)
-            state.learned.append({"train": count, "skipped": skipped, "trained_parameters": per_task})
+        for task, data in zip(stage, read, strict=True):
+            skipped = getattr(data, "skipped", [])
+            state.learned.append({"train": len(data), "skipped": skipped, "trained_parameters": per_task})
             name = f"checkpoints/task-{task.info.index:02d}.safetensors"
             state.sealed.append(self.directory.write_tensors(state, name, method.sealed_state(task.info.index)))
         name = f"checkpoints/working-{number:02d}.safetensors"
@@ -269,6 +275,15 @@ class Experiment:
         learned = [task.info for done in self._stages[: number + 1] for task in done]
         source.load(self.method, number, learned)
         self.state.learned += source.learned.learned[len(learned) - len(stage) : len(learned)]
+
+    def _accumulate(self, task: Task) -> Images | LabeledEmbeddings:
+        """Show a closed-form method the frozen features of a task's training images, each once."""
+        data = self._viewed(task.train, f"{task.name}: training images")
+        features, labels = self.features.images(data), torch.from_numpy(np.asarray(data.labels))
+        for part in torch.arange(len(labels)).split(ACCUMULATED):
+            fault_point("accumulate")
+            self.method.accumulate(features[part], labels[part])
+        return data
 
     def _train(self, number: int, sets: list[TrainingSet], resumed_at: int | None) -> None:
         config, state = self.config, self.state

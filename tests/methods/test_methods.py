@@ -16,7 +16,7 @@ from everclip.evaluation import Evaluator
 from everclip.features import embed_images
 from everclip.methods import METHODS, ORIGINAL, Batch, Method, method_class
 from everclip.selectors import SELECTORS, selector_class
-from everclip.streams import CANDIDATES, Protocol
+from everclip.streams import CANDIDATES, Protocol, TaskInfo
 from everclip.training import Position, Trainer, TrainingConfig
 
 from ..learning import (
@@ -25,6 +25,7 @@ from ..learning import (
     answers,
     assert_same,
     begin,
+    judgment,
     learn,
     lessons_of,
     new_method,
@@ -33,8 +34,15 @@ from ..learning import (
     train,
 )
 
-VARIANTS: dict[str, tuple[str, dict]] = {"moe-adapters-strict": ("moe-adapters", {"strict": True})}
+VARIANTS: dict[str, tuple[str, dict]] = {
+    "moe-adapters-strict": ("moe-adapters", {"strict": True}),
+    "rail-published": ("rail", {"fusion": "published", "ridge": 10.0, "random_features": 64}),
+    "rail-dual-search": ("rail-dual", {"ridge": "search", "calibration": 4}),
+}
 """Settings under which a method promises or stores something else: they pass the same tests."""
+
+SMALL: dict[str, dict] = {name: {"random_features": 64} for name in ("rail", "ranpac")}
+"""What keeps the matrix quick."""
 
 PROMISES = {"zero_shot_kept", "finished_tasks_constant", "order_free"}
 
@@ -48,6 +56,7 @@ class Moment:
     keys: dict[int, str]
     sealed: list[dict]
     working: dict
+    judged: dict
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,8 @@ def moment(method: Method, lessons: Lessons, learned: int) -> Moment:
     routes = range(learned) if method.routed else [0]
     sealed = [stored(method.sealed_state(index)) for index in range(learned)]
     keys = {route: method.route_key(route) for route in [ORIGINAL, *routes]}
-    return Moment(learned, answers(method, lessons, learned), keys, sealed, stored(method.working_state()))
+    judged = {} if method.routed else judgment(method, lessons)
+    return Moment(learned, answers(method, lessons, learned), keys, sealed, stored(method.working_state()), judged)
 
 
 @torch.no_grad()
@@ -81,6 +91,12 @@ def loss_of(method: Method, lessons: Lessons, task: int) -> float:
     )
     labels = torch.from_numpy(each.images.labels)
     return float(method(Batch(each.info, lessons.backbone.pixels(pixels), labels)).total)
+
+
+def fit(judged: dict, info: TaskInfo, labels: torch.Tensor) -> float:
+    """Mean p of the right class within its task, on the task's test images."""
+    p = torch.stack([judged[info.name, info.name, label] for label in range(len(info.class_names))], dim=1)
+    return float((p / p.sum(dim=1, keepdim=True))[torch.arange(len(labels)), labels].mean())
 
 
 def live(method: Method, lessons: Lessons) -> History:
@@ -98,7 +114,7 @@ def live(method: Method, lessons: Lessons) -> History:
 
 @pytest.fixture(scope="module", params=[*METHODS, *VARIANTS])
 def history(request: pytest.FixtureRequest, lessons: Lessons) -> History:
-    name, settings = VARIANTS.get(request.param, (request.param, {}))
+    name, settings = VARIANTS.get(request.param, (request.param, SMALL.get(request.param, {})))
     return live(new_method(METHODS[name], lessons, **settings), lessons)
 
 
@@ -196,6 +212,14 @@ def test_zero_shot_kept(history: History, lessons: Lessons):
             for task in range(at.learned, len(lessons.tests)):
                 for what in ("images", "classes"):
                     assert torch.equal(at.said[what, 0, task], at.said[what, ORIGINAL, task])
+                untouched = history.moments[0].judged
+                for (images, of, label), p in at.judged.items():
+                    # RAIL's own rule keeps the answer of CLIP, not every class's probability
+                    if (
+                        of == lessons.infos[task].name
+                        and "published" not in history.method.config.model_dump().values()
+                    ):
+                        assert torch.equal(p, untouched[images, of, label])
 
 
 def test_finished_tasks_constant(history: History):
@@ -222,6 +246,10 @@ def test_order_free(history: History, lessons: Lessons, two_folders: str):
         there = places[lessons.infos[route].name] if method.routed and route != ORIGINAL else route
         other = said[what, there, places[lessons.infos[task].name]]
         torch.testing.assert_close(other, value, rtol=0, atol=1e-5)
+    if not method.routed:
+        judged = judgment(method, turned)
+        for key, value in history.moments[-1].judged.items():
+            torch.testing.assert_close(judged[key], value, rtol=0, atol=1e-5)
 
 
 def test_equal_route_keys_mean_equal_embeddings(history: History, lessons: Lessons):
@@ -245,6 +273,13 @@ def test_learns(history: History, lessons: Lessons):
         with pytest.raises(NotImplementedError):
             method(None)
         assert_same(last.said, answers(method, lessons, last.learned))
+        if method.closed_form:
+            assert method.trained_parameters() > 0
+            own = {test.info.name: torch.from_numpy(test.data.labels) for test in lessons.tests}
+            for at in history.moments[1:]:
+                info = lessons.infos[at.learned - 1]
+                before, after = (fit(each.judged, info, own[info.name]) for each in (history.moments[0], at))
+                assert after > before
         return
     assert method.trained_parameters() > 0
     for before, after in history.losses:
@@ -288,8 +323,9 @@ def test_state_is_complete(history: History, lessons: Lessons):
     for at in history.moments:
         fresh = revived(history, at, lessons)
         assert fresh.tasks == lessons.infos[: at.learned]
-        assert_same(answers(fresh, lessons, at.learned), at.said)
         again = moment(fresh, lessons, at.learned)
+        assert_same(again.said, at.said)
+        assert_same(again.judged, at.judged)
         assert_same(again.working, at.working)
         for index in range(at.learned):
             assert_same(again.sealed[index], at.sealed[index])
@@ -307,6 +343,8 @@ def test_learning_goes_on_from_a_state(history: History, lessons: Lessons):
     fresh = revived(history, at, lessons)
     learn(fresh, lessons.stages(fresh)[-1], recipe(iterations=20, batch=12))
     assert_same(answers(fresh, lessons, then.learned), then.said)
+    if not fresh.routed:
+        assert_same(judgment(fresh, lessons), then.judged)
 
 
 def test_interrupted_within_a_task(history: History, lessons: Lessons):

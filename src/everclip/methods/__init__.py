@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from everclip.errors import InputError
+from everclip.methods.class_means import LDA, NCM
 from everclip.methods.full_model import Finetune, Joint, Separate
 from everclip.methods.method import ORIGINAL, Batch, Loss, Method, MethodConfig
 from everclip.methods.moe_adapters import MoEAdapters
+from everclip.methods.ridge import RAIL, DualRAIL, RanPAC
 from everclip.methods.zero_shot import ZeroShot
 
 __all__ = ["METHODS", "ORIGINAL", "Batch", "Loss", "Method", "MethodConfig", "method_class"]
 
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (ZeroShot, Finetune, MoEAdapters, Joint, Separate)
+    method.name: method
+    for method in (ZeroShot, Finetune, MoEAdapters, NCM, LDA, RanPAC, RAIL, DualRAIL, Joint, Separate)
 }
 
 

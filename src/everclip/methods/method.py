@@ -3,14 +3,16 @@
 A method is one file: a `Config` with a help line per field, and a `Method`. The training loop calls
 
     begin_task → (forward → after_backward → step → after_step) × N → end_task
+    begin_task → accumulate × N → solve → end_task                  (closed-form methods, on frozen features)
 
-and evaluation calls `embed` and `classifier`. Neither knows a method by name. What a method has learned is tensors plus
-JSON in two parts: what a finished task fixed for good (`sealed_state`) and what later tasks may still change
-(`working_state`), so that a run directory stores the first once and rewrites only the second.
+and evaluation calls `embed`, `classifier` and `posterior`. Neither knows a method by name. What a method has learned is
+tensors plus JSON in two parts: what a finished task fixed for good (`sealed_state`) and what later tasks may still
+change (`working_state`), so that a run directory stores the first once and rewrites only the second.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -88,6 +90,8 @@ class Method(nn.Module):
     """Where this method departs from the default recipe and protocol (for example `lr`)."""
     trains: ClassVar[bool] = True
     """False: nothing is learned by gradient; the training loop is skipped."""
+    closed_form: ClassVar[bool] = False
+    """True: learns by `accumulate` and `solve` from frozen features of the training images, seen once."""
     reads: ClassVar[frozenset[str]] = frozenset({"images"})
     """Kinds of data it can learn from and answer on: `images`, `embeddings`."""
     routed: ClassVar[bool] = False
@@ -140,6 +144,14 @@ class Method(nn.Module):
     def after_step(self, step: int) -> None:
         """Called after optimizer step `step` (0-based)."""
 
+    def accumulate(self, features: Tensor, labels: Tensor) -> None:
+        """Closed-form methods: add un-normalized frozen features (B, D) of the current task, class indices (B,)."""
+        raise NotImplementedError(f"{self.name} does not learn in closed form")
+
+    def solve(self) -> None:
+        """Closed-form methods: learn from all that was accumulated, of this task and the earlier ones."""
+        raise NotImplementedError(f"{self.name} does not learn in closed form")
+
     def end_task(self) -> None:
         """Freeze, merge, retain: the task (or the stage of all tasks) is learned."""
 
@@ -166,6 +178,22 @@ class Method(nn.Module):
         tasks not learned yet, and all classes on the route `ORIGINAL`, with the original CLIP.
         """
         return self.features.classes(task.class_names, task.templates)
+
+    def posterior(
+        self, embeddings: Tensor, logits: Tensor, classes: Sequence[tuple[int, int]], candidates: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """p(c|x) over each candidate set, of a method without routes; one joint classifier answers here.
+
+        Args:
+            embeddings: what `embed` gives (B, D).
+            logits: s · embeddings · classifierᵀ over all classes (B, C).
+            classes: the C classes as (index of the task, class index).
+            candidates: name → which classes are candidates (C,), bool.
+
+        Returns:
+            name → (B, candidates), rows sum to 1.
+        """
+        return {name: logits[:, mask].softmax(dim=1) for name, mask in candidates.items()}
 
     def route_key(self, route: int) -> str:
         """Names what `embed` computes on a route: as long as it is the same, embeddings may be reused.

@@ -84,10 +84,16 @@ def shrunk(scatter: Tensor, count: int) -> Tensor:
         scatter: Σ (x − μ)(x − μ)ᵀ, (D, D).
         count: number of samples in it.
     """
-    size = len(scatter)
+    covariance = scatter / count
+    weight = shrinkage(scatter, count)
+    target = covariance.diagonal().mean() * torch.eye(len(scatter), dtype=covariance.dtype)
+    return (1 - weight) * covariance + weight * target
+
+
+def shrinkage(scatter: Tensor, count: int) -> float:
+    """The weight of the identity in `shrunk`, 0 to 1."""
     covariance = scatter / count
     mean = covariance.diagonal().mean()
     alpha = covariance.square().mean()
-    denominator = (count + 1) * (alpha - mean**2 / size)
-    weight = 1.0 if denominator <= 0 else min(1.0, float((alpha + mean**2) / denominator))
-    return (1 - weight) * covariance + weight * mean * torch.eye(size, dtype=covariance.dtype)
+    denominator = (count + 1) * (alpha - mean**2 / len(scatter))
+    return 1.0 if denominator <= 0 else min(1.0, float((alpha + mean**2) / denominator))

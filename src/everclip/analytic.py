@@ -1,0 +1,242 @@
+"""The closed forms of the analytic learners: statistics, solutions, leave-one-out, fusion with zero-shot.
+
+Pure functions and values in float64 on the CPU; they know tensors only. Notation (METHODS §6): features φ (N, M), class
+indices y (N,), one-hot targets Y (N, C), G = Σ φᵀφ, Q = Σ φᵀY.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ROUNDING = 1e-12
+"""A weight 1 − h below this is rounding: the image alone decides its own fit."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """All that ridge regression, class means and a shared covariance need of labeled features.
+
+    Statistics of disjoint data add up, and what was added can be subtracted again.
+
+    Attributes:
+        gram: G = Σ φᵀφ (M, M), float64.
+        sums: Qᵀ, the sum of the features of each class (C, M), float64.
+        counts: images of each class (C,), int64.
+    """
+
+    gram: Tensor
+    sums: Tensor
+    counts: Tensor
+
+    @staticmethod
+    def empty(classes: int, width: int) -> Statistics:
+        """Statistics of no data: C classes, M features."""
+        gram = torch.zeros(width, width, dtype=torch.float64)
+        return Statistics(gram, gram.new_zeros(classes, width), torch.zeros(classes, dtype=torch.long))
+
+    def add_(self, features: Tensor, labels: Tensor) -> None:
+        """Add features (B, M), float64, with labels (B,), in place."""
+        self.gram.addmm_(features.T, features)
+        self.sums.index_add_(0, labels, features)
+        self.counts.add_(torch.bincount(labels, minlength=len(self.counts)))
+
+
+def pack_symmetric(matrix: Tensor) -> Tensor:
+    """The lower triangle of a symmetric matrix (M, M), row by row: M·(M + 1)/2 numbers."""
+    return matrix[torch.ones_like(matrix, dtype=torch.bool).tril_()]
+
+
+def unpack_symmetric(packed: Tensor) -> Tensor:
+    """What `pack_symmetric` packed, to the last bit."""
+    width = int((2 * len(packed)) ** 0.5)
+    matrix = packed.new_zeros(width, width)
+    matrix[torch.ones_like(matrix, dtype=torch.bool).tril_()] = packed
+    return matrix + matrix.tril(-1).T
+
+
+def random_projection(width: int, features: int, seed: int) -> Tensor:
+    """W_rand (D, M) ~ N(0, 1), float64: a function of its arguments alone (RanPAC, arXiv 2307.02251, §4).
+
+    Drawn as float32 by torch's CPU generator, which gives the same numbers everywhere.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(width, features, generator=generator, dtype=torch.float32).double()
+
+
+def rbf_kernel(a: Tensor, b: Tensor, gamma: float) -> Tensor:
+    """exp(−γ ‖a − b‖²) of unit vectors (N, D) and (P, D) → (N, P) (RAIL, arXiv 2406.18868, §3)."""
+    return (a @ b.T).sub_(1).mul_(2 * gamma).exp_()
+
+
+class Factor:
+    """Cholesky factor L of A + λI, A symmetric and positive semi-definite (M, M).
+
+    Raises:
+        torch.linalg.LinAlgError: λ is too small for A in float64.
+    """
+
+    def __init__(self, matrix: Tensor, ridge: float) -> None:
+        shifted = matrix.clone()
+        shifted.diagonal().add_(ridge)
+        self._lower = torch.linalg.cholesky(shifted)
+
+    def solve(self, right: Tensor) -> Tensor:
+        """(A + λI)⁻¹ right: (M, C) → (M, C)."""
+        return torch.cholesky_solve(right, self._lower)
+
+    def quadratic(self, rows: Tensor) -> Tensor:
+        """xᵀ (A + λI)⁻¹ x of each row x: (N, M) → (N,). With A = G the leverage h of features x."""
+        return torch.linalg.solve_triangular(self._lower, rows.T, upper=False).square().sum(dim=0)
+
+
+def leave_one_out(fitted: Tensor, leverage: Tensor, targets: Tensor) -> Tensor:
+    """What ridge regression would say of images if each were not in the data, exactly and without a second solve.
+
+    ŷ₋ᵢ = (ŷᵢ − hᵢ yᵢ) / (1 − hᵢ), the hat-matrix identity (Allen 1974, PRESS).
+
+    Args:
+        fitted: ŷ (N, C), of images that are in the data.
+        leverage: their diagonal entries h (N,) of the hat matrix.
+        targets: y (N, C).
+    """
+    share = leverage[:, None]
+    return (fitted - share * targets) / (1 - share).clamp(min=ROUNDING)
+
+
+def cosine_to_means(x: Tensor, sums: Tensor, left_out: Tensor | None = None) -> Tensor:
+    """Cosine of x (N, D) to the mean of each class (N, C).
+
+    Args:
+        x: unit vectors.
+        sums: class sums (C, D).
+        left_out: classes (N,) of x where x is in the sums: each is then compared as if it were not.
+    """
+    scores = x @ F.normalize(sums, dim=1).T
+    if left_out is not None:
+        others = F.normalize(sums[left_out] - x, dim=1)
+        scores[torch.arange(len(x)), left_out] = (x * others).sum(dim=1)
+    return scores
+
+
+def distances(x: Tensor, means: Tensor, precision: Tensor) -> Tensor:
+    """Squared Mahalanobis distance of x (N, D) to each mean (C, D) under one Σ⁻¹ (D, D): (N, C)."""
+    root = torch.linalg.cholesky(precision)
+    return torch.cdist(x @ root, means @ root).square()
+
+
+def distances_left_out(
+    x: Tensor, labels: Tensor, means: Tensor, counts: Tensor, precision: Tensor, weight: float
+) -> Tensor:
+    """`distances` of x, each as if it were neither in its class mean nor in Σ = weight · S/N + (a multiple of I).
+
+    Without x its class mean moves by d/(n − 1), d = x − μ, and Σ loses κ d dᵀ, κ = weight · n / ((n − 1) N): the
+    Sherman-Morrison formula gives the rest. N, the multiple of I and `weight` stay as they are.
+
+    Args:
+        x: points (B, D) that are in the means and in Σ.
+        labels: their classes (B,), each of at least two images.
+        means: class means (C, D).
+        counts: images per class (C,); N is their sum.
+        precision: Σ⁻¹ (D, D).
+        weight: of the scatter matrix S in Σ.
+    """
+    rows, n = torch.arange(len(x)), counts[labels].double()
+    d = x - means[labels]
+    direction = d @ precision
+    along = (direction * x).sum(dim=1, keepdim=True) - direction @ means.T  # dᵀ Σ⁻¹ (x − μ_c)
+    squared = distances(x, means, precision)
+    squared[rows, labels] *= (n / (n - 1)).square()  # x − μ₋ᵢ = d · n/(n − 1)
+    along[rows, labels] *= n / (n - 1)
+    remaining = (n - 1) * counts.sum() / (weight * n) - (direction * d).sum(dim=1)
+    return squared + along.square() / remaining.clamp(min=ROUNDING)[:, None]
+
+
+def mixture_weights(parts: Tensor, labels: Tensor, penalty: float = 1e-5, steps: int = 50) -> tuple[Tensor, float]:
+    """Weights w ≥ 0 such that softmax(Σ_p w_p · parts_p) fits labels best: temperature and fusion in one.
+
+    The mean cross-entropy is convex in w, so Newton's steps with halving find the one optimum.
+
+    Args:
+        parts: scores of P classifiers for N images (P, N, C), float64.
+        labels: (N,) int64.
+        penalty: of ½ ‖w‖²; keeps w finite where the images are separated perfectly.
+        steps: at most this many Newton steps.
+
+    Returns:
+        (P,) weights and the mean cross-entropy reached.
+    """
+
+    def objective(w: Tensor) -> float:
+        loss = F.cross_entropy(torch.tensordot(w, parts, dims=1), labels)
+        return float(loss) + penalty / 2 * float(w.square().sum())
+
+    chosen = parts[:, torch.arange(len(labels)), labels]
+    used = torch.ones(len(parts), dtype=torch.bool)
+    while True:
+        w = torch.zeros(len(parts), dtype=parts.dtype)
+        value = objective(w)
+        for _ in range(steps):
+            p = torch.tensordot(w, parts, dims=1).softmax(dim=1)
+            weighted = parts * p
+            mean = weighted.sum(dim=2)
+            gradient = (mean - chosen).mean(dim=1) + penalty * w
+            second = torch.einsum("pnc,qnc->pq", weighted, parts) - mean @ mean.T
+            hessian = second / len(labels) + penalty * torch.eye(len(w), dtype=w.dtype)
+            step = torch.zeros_like(w)
+            step[used] = torch.linalg.solve(hessian[used][:, used], gradient[used])
+            while float(step.abs().max()) > ROUNDING and objective(w - step) > value:
+                step = step / 2
+            w, before = w - step, value
+            value = objective(w)
+            if before - value <= ROUNDING:
+                break
+        if not used.any() or (w[used] >= 0).all():
+            return w.clamp(min=0), value
+        used &= w >= 0  # a classifier that would count against itself is left out, and the rest fitted again
+
+
+def share_among_learned(zero_shot: Tensor, learned: Tensor, scores: Tensor) -> Tensor:
+    """Classes not learned keep CLIP's probability exactly; the learned ones divide what is left by `scores`.
+
+    Args:
+        zero_shot: p(c|x) of the original CLIP over all candidates (B, K).
+        learned: which candidates are learned (K,), bool.
+        scores: p(c | x, c is learned), (B, learned candidates); rows sum to 1.
+
+    Returns:
+        p(c|x) (B, K), rows sum to 1.
+    """
+    fused = zero_shot.clone()
+    fused[:, learned] = zero_shot[:, learned].sum(dim=1, keepdim=True) * scores.to(fused.dtype)
+    return fused
+
+
+def gated(zero_shot: Tensor, learned: Tensor, scores: Tensor, beta: float) -> Tensor:
+    """RAIL's rule (arXiv 2406.18868): (1 − β) p_zs + β p̂ where CLIP's own answer is a learned class, else p_zs.
+
+    Args:
+        zero_shot: p_zs over all candidates (B, K).
+        learned: which candidates are learned (K,), bool.
+        scores: p̂ (B, learned candidates); raw outputs of the regression in the paper, so no probability.
+        beta: weight of p̂.
+    """
+    fused = (1 - beta) * zero_shot
+    fused[:, learned] += beta * scores.to(fused.dtype)
+    return torch.where(learned[zero_shot.argmax(dim=1)][:, None], fused, zero_shot)
+
+
+def sample_rows(rows: Tensor, labels: Tensor, count: int) -> Tensor:
+    """Indices of at most `count` rows (N, D), a random draw that depends neither on their order nor on batches.
+
+    The rows with the smallest hash of their bytes and label: the sample of a union is the sample of the samples.
+    """
+    if len(rows) <= count:
+        return torch.arange(len(rows))
+    numbers = zip(rows.contiguous().numpy(), labels.tolist(), strict=True)
+    digests = [hashlib.blake2b(row.tobytes() + label.to_bytes(8, "little")).digest() for row, label in numbers]
+    return torch.tensor(sorted(sorted(range(len(rows)), key=digests.__getitem__)[:count]), dtype=torch.long)

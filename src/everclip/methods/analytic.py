@@ -1,0 +1,271 @@
+"""Analytic learners: closed-form classifiers on frozen embeddings, fused with zero-shot (METHODS §6).
+
+What a task adds are statistics that sum: after the same tasks the solution is the same in any order and any batches,
+and to forget a task is to leave its statistics out. Nothing is trained by gradient and no image is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from everclip.analytic import (
+    Statistics,
+    mixture_weights,
+    pack_symmetric,
+    sample_rows,
+    share_among_learned,
+    unpack_symmetric,
+)
+from everclip.backbone import Backbone
+from everclip.errors import InputError
+from everclip.features import FrozenFeatures
+from everclip.methods.method import ORIGINAL, Method, MethodConfig
+from everclip.streams.stream import TaskInfo
+
+Fit = tuple[dict[str, Tensor], Tensor]
+"""A solution as tensors, and what it says of the calibration images with each left out (N, C)."""
+
+
+class AnalyticConfig(MethodConfig):
+    """Settings of all analytic learners."""
+
+    fusion: Literal["calibrated", "alone"] = Field(
+        "calibrated",
+        description="among learned classes: a calibrated mixture with zero-shot, or the closed form alone; classes not "
+        "learned keep zero-shot in both",
+    )
+    calibration: int = Field(
+        100, ge=1, description="training embeddings kept per task; each is left out in turn to calibrate"
+    )
+
+
+class Analytic(Method):
+    """Base: memory of each task, calibration by leave-one-out, fusion with zero-shot.
+
+    **Calibration.** A sample of each task's training embeddings is kept. The closed form says exactly what it would
+    answer on each of them had that image not been in the data, so ridge, temperature and the weight of zero-shot are
+    chosen on images held out one at a time, and no image is lost to learning.
+
+    **Answer.** p(c|x) = p_zs(c|x) for classes not learned. Learned classes share what is left of p_zs as
+    softmax(τ · score + α · zero-shot logit), τ, α ≥ 0 by cross-entropy on the left-out images.
+
+    Subclasses say what a task leaves behind (`remember`, `memorized`), how it is solved (`fits`: a solution holds
+    `weights` with a column per learned class) and what the solution says of an image (`scores`). Sealed per task: its
+    memory; working: the solution, so that a restored learner answers at once.
+
+    `order_free`: after the same tasks the answers are the same up to rounding, ridge and calibration included, whatever
+    the order of tasks and of their images and however these were batched.
+    """
+
+    Config = AnalyticConfig
+    trains = False
+    closed_form = True
+    reads: ClassVar[frozenset[str]] = frozenset({"images", "embeddings"})
+    promises = frozenset({"zero_shot_kept", "order_free"})
+
+    def __init__(self, backbone: Backbone, config: AnalyticConfig, features: FrozenFeatures | None = None) -> None:
+        super().__init__(backbone, config, features)
+        self.memory: list[dict[str, Tensor]] = []
+        self.solution: dict[str, Tensor] = {}
+        self._accumulated: Statistics | None = None
+
+    # -- learning --------------------------------------------------------------------------------------------------
+
+    def begin_task(self, task: TaskInfo) -> None:
+        """Make room for the task's statistics. Classes are keyed by (task, class): known ones add to what they have."""
+        super().begin_task(task)
+        self.memory.append({})
+        self._accumulated = None
+
+    def accumulate(self, features: Tensor, labels: Tensor) -> None:
+        """Add training images of the task begun last.
+
+        Args:
+            features: un-normalized frozen features (B, D).
+            labels: class indices within the task (B,), int64.
+        """
+        self.remember(F.normalize(features.float().cpu(), dim=-1), labels.cpu())
+
+    def remember(self, x: Tensor, labels: Tensor) -> None:
+        """Add normalized embeddings (B, D) to the statistics and to the calibration sample."""
+        mapped = self.mapped(x)
+        if self._accumulated is None:
+            self._accumulated = Statistics.empty(len(self.tasks[-1].class_names), mapped.shape[1])
+        self._accumulated.add_(mapped, labels)
+        memory = self.memory[-1]
+        rows = torch.cat([memory["rows"], x]) if memory else x
+        labels = torch.cat([memory["labels"], labels]) if memory else labels
+        kept = sample_rows(rows, labels, self.config.calibration)
+        memory |= {"rows": rows[kept], "labels": labels[kept]}
+
+    def mapped(self, x: Tensor) -> Tensor:
+        """Normalized embeddings (B, D) → features (B, M) in float64 that the closed form works on: here themselves."""
+        return x.double()
+
+    def memorized(self, statistics: Statistics) -> dict[str, Tensor]:
+        """What is kept of a task's statistics."""
+        kept = {"sums": statistics.sums, "counts": statistics.counts}
+        return {**kept, "gram": pack_symmetric(statistics.gram)}
+
+    def solve(self) -> None:
+        """Compute the joint solution of all tasks in memory, and calibrate it.
+
+        Raises:
+            InputError: a task without images, or images that determine no solution.
+        """
+        if self._accumulated is not None:
+            self.memory[-1] |= self.memorized(self._accumulated)
+            self._accumulated = None
+        for task, memory in zip(self.tasks, self.memory, strict=True):
+            if not memory:
+                raise InputError(f"task '{task.name}' has no training image to learn from; add some or leave it out.")
+        self.solution = {}
+        columns = self._columns_of_tasks()
+        samples = [self.calibration(task) for task in self.memory]
+        rows = torch.cat([task["rows"][kept] for kept, task in zip(samples, self.memory, strict=True)])
+        own_labels = [task["labels"][kept] for kept, task in zip(samples, self.memory, strict=True)]
+        labels = torch.cat([own[label] for own, label in zip(columns, own_labels, strict=True)])
+        counts = self._counts(columns)
+        # An image that is alone in its class says nothing when it is left out: its class is gone with it.
+        used = counts[labels] > 1
+        rows, labels = rows[used], labels[used]
+        zero_shot = self._zero_shot(rows)
+        best = float("inf")
+        for solution, left_out in self.fits(columns, counts, rows, labels):
+            parts = torch.stack([left_out, zero_shot])[: self._parts]
+            weights, loss = mixture_weights(parts, labels) if len(rows) else (self._by_default(), float("inf"))
+            if loss < best or not self.solution:
+                best, self.solution = loss, {**solution, "mixture": weights}
+
+    def calibration(self, task: dict[str, Tensor]) -> Tensor:
+        """Which of a task's rows in memory calibrate: here all, for only a sample is kept."""
+        return torch.arange(len(task["rows"]))
+
+    def drop(self, index: int) -> None:
+        """Forget a task exactly: what remains is as if it had never been learned. Between tasks only.
+
+        Args:
+            index: position in `tasks`.
+        """
+        del self.tasks[index], self.memory[index]
+        self.solution = {}
+        if self.tasks:
+            self.solve()
+
+    def fits(self, columns: list[Tensor], counts: Tensor, rows: Tensor, labels: Tensor) -> Iterator[Fit]:
+        """Solutions to choose from, by their answers on calibration images left out.
+
+        Args:
+            columns: per task, the joint column of each of its classes.
+            counts: images per column (C,).
+            rows: calibration images, normalized embeddings (N, D).
+            labels: their columns (N,); every one has two images or more.
+        """
+        raise NotImplementedError
+
+    def scores(self, x: Tensor) -> Tensor:
+        """What the solution says: normalized embeddings (B, D) → (B, C) over the learned classes, float64."""
+        raise NotImplementedError
+
+    # -- answering -------------------------------------------------------------------------------------------------
+
+    def posterior(
+        self, embeddings: Tensor, logits: Tensor, classes: Sequence[tuple[int, int]], candidates: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """p(c|x) over each candidate set; see `Method.posterior`."""
+        solved = self.solution["weights"].shape[1] if self.solution else 0  # a task in progress is not learned yet
+        places = {key: column for column, key in enumerate(self._keys()[:solved])}
+        columns = torch.tensor([places.get(key, -1) for key in classes])
+        scores = self.scores(embeddings.cpu()) if solved else torch.empty(len(embeddings), 0)
+        answers = {}
+        for name, mask in candidates.items():
+            learned = columns[mask] >= 0
+            p, own = logits[:, mask].softmax(dim=1), scores[:, columns[mask][learned]]
+            answers[name] = self.fused(p, learned, own, logits[:, mask][:, learned]) if learned.any() else p
+        return answers
+
+    def fused(self, zero_shot: Tensor, learned: Tensor, scores: Tensor, logits: Tensor) -> Tensor:
+        """p(c|x) (B, K) from p_zs (B, K), which of its columns are learned, and their scores and zero-shot logits."""
+        parts = torch.stack([scores, logits.double()])[: self._parts]
+        shares = torch.tensordot(self.solution["mixture"], parts, dims=1).softmax(dim=1)
+        return share_among_learned(zero_shot, learned, shares)
+
+    @property
+    def _parts(self) -> int:
+        return 1 if self.config.fusion == "alone" else 2
+
+    def _by_default(self) -> Tensor:
+        """Without an image to calibrate on, a score counts as a cosine does in zero-shot."""
+        scale = float(self.backbone.logit_scale)
+        return torch.tensor([scale, 1.0], dtype=torch.float64)[: self._parts]
+
+    # -- the joint columns -----------------------------------------------------------------------------------------
+
+    def _keys(self) -> list[tuple[int, int]]:
+        """(task, class) of every column, in the order in which they were learned."""
+        every = ((task.index, label) for task in self.tasks for label in range(len(task.class_names)))
+        return list(dict.fromkeys(every))
+
+    def _columns_of_tasks(self) -> list[Tensor]:
+        place = {key: column for column, key in enumerate(self._keys())}
+        return [torch.tensor([place[t.index, label] for label in range(len(t.class_names))]) for t in self.tasks]
+
+    def _counts(self, columns: list[Tensor]) -> Tensor:
+        counts = torch.zeros(len(self._keys()), dtype=torch.long)
+        for own, task in zip(columns, self.memory, strict=True):
+            counts.index_add_(0, own, task["counts"])
+        return counts
+
+    def _zero_shot(self, rows: Tensor) -> Tensor:
+        """Zero-shot logits of normalized embeddings (N, D) over the learned classes (N, C), float64."""
+        texts = {}
+        for task in self.tasks:
+            for label, text in enumerate(self.classifier(task, ORIGINAL).double().cpu()):
+                texts.setdefault((task.index, label), text)
+        return float(self.backbone.logit_scale) * rows.double() @ torch.stack(list(texts.values())).T
+
+    def joint_sums(self, columns: list[Tensor]) -> Tensor:
+        """Class sums over all tasks (C, M)."""
+        sums = torch.zeros(len(self._keys()), self.memory[0]["sums"].shape[1], dtype=torch.float64)
+        for own, task in zip(columns, self.memory, strict=True):
+            sums.index_add_(0, own, task["sums"])
+        return sums
+
+    def joint_gram(self) -> Tensor:
+        """G of all tasks (M, M)."""
+        total = unpack_symmetric(self.memory[0]["gram"])
+        for task in self.memory[1:]:
+            total += unpack_symmetric(task["gram"])
+        return total
+
+    # -- state -----------------------------------------------------------------------------------------------------
+
+    def trained_parameters(self) -> int:
+        """Numbers of the joint solution that answer for the classes of the last task."""
+        if "weights" not in self.solution:
+            return 0
+        return len(self.solution["weights"]) * len(self.tasks[-1].class_names)
+
+    def trained_in_total(self, per_task: list[int]) -> int:
+        """Every class has weights of its own."""
+        return sum(per_task)
+
+    def sealed_state(self, index: int) -> dict[str, Tensor]:
+        """The memory of task `index`."""
+        return self.memory[index]
+
+    def working_state(self) -> dict[str, Tensor]:
+        """The joint solution."""
+        return self.solution
+
+    def load_state(self, tasks: list[TaskInfo], sealed: list[dict[str, Tensor]], working: dict[str, Tensor]) -> None:
+        """Restore memory and solution."""
+        super().load_state(tasks, sealed, working)
+        self.memory, self.solution = list(sealed), dict(working)
+        self._accumulated = None
