@@ -158,7 +158,10 @@ class DDAS(ScoredSelector):
             return {}
         if self.columns:
             return {name: self.columns[0][name].clone() for name in ("center", "spread")}
-        return {"center": features.mean(dim=0), "spread": features.std(dim=0, correction=0).clamp(min=1e-6)}
+        return {
+            "center": features.mean(dim=0),
+            "spread": features.std(dim=0, correction=int(len(features) > 1)).clamp(min=1e-6),
+        }
 
     def prepare(self) -> None:
         """Put the stored weights into autoencoders."""

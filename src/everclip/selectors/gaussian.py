@@ -1,7 +1,8 @@
-"""Tasks as mixtures of Gaussians over the frozen CLIP's embedding, with one covariance for all of them.
+"""Tasks as mixtures of Gaussians over the frozen CLIP's embedding.
 
 A task is the k-means centers of its normalized training embeddings; so are the reference images, where there are any.
-The scatter around all these centers is pooled and shrunk. The score is the log-likelihood.
+The scatter around all these centers is pooled and shrunk; a task's covariance is the pooled one with a share of its own.
+The score is the log-likelihood.
 """
 
 from __future__ import annotations
@@ -21,6 +22,11 @@ IMAGES_PER_CLUSTER = 20
 """Fewer make centers that fit their own images and no others."""
 
 
+OWN_COVARIANCE = 0.2
+"""Share of a task's own covariance, where it has enough images. With more of it tasks of few images, whose scatter around
+their own centers is too small, lose theirs to the others."""
+
+
 class GaussianConfig(ScoredConfig):
     """Settings of the Gaussian selector."""
 
@@ -34,7 +40,7 @@ class Gaussian(ScoredSelector):
     """Log-likelihood under each task's mixture."""
 
     name = "gaussian"
-    summary = "per-task Gaussian mixtures with one shrunk covariance on frozen embeddings"
+    summary = "per-task Gaussian mixtures with shrunk covariances on frozen embeddings"
     Config = GaussianConfig
 
     def describe(self, task: TaskInfo, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -52,18 +58,24 @@ class Gaussian(ScoredSelector):
         return {"centers": centers, "scatter": residual.T @ residual, "count": torch.tensor(len(x))}
 
     def prepare(self) -> None:
-        """Pool the scatter of all columns."""
+        """The whitening transform of each column."""
         scatter = torch.stack([part["scatter"] for part in self.columns]).sum(dim=0)
-        covariance = shrunk(scatter, int(sum(part["count"] for part in self.columns)))
-        self._whitener = torch.linalg.cholesky(torch.linalg.inv(covariance))
+        pooled = shrunk(scatter, int(sum(part["count"] for part in self.columns)))
+        self._whiteners = []
+        for part in self.columns:
+            count, size = int(part["count"]), len(pooled)
+            own = min(OWN_COVARIANCE, count / (count + size))
+            covariance = own * part["scatter"] / count + (1 - own) * pooled
+            self._whiteners.append(torch.linalg.cholesky(torch.linalg.inv(covariance)))
 
     def scores(self, features: Tensor) -> Tensor:
         """Log-likelihoods (B, C), up to one constant."""
-        x = F.normalize(features.double(), dim=-1) @ self._whitener
+        x = F.normalize(features.double(), dim=-1)
         columns = []
-        for part in self.columns:
-            distance = torch.cdist(x, part["centers"] @ self._whitener).square()
-            columns.append((-distance / 2).logsumexp(dim=1) - math.log(len(part["centers"])))
+        for part, whitener in zip(self.columns, self._whiteners, strict=True):
+            distance = torch.cdist(x @ whitener, part["centers"] @ whitener).square()
+            volume = whitener.diagonal().log().sum()  # log of 1 / √det of the covariance
+            columns.append((-distance / 2).logsumexp(dim=1) - math.log(len(part["centers"])) + volume)
         return torch.stack(columns, dim=1)
 
 
