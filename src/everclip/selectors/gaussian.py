@@ -1,8 +1,8 @@
 """Tasks as mixtures of Gaussians over the frozen CLIP's embedding.
 
 A task is the k-means centers of its normalized training embeddings; so are the reference images, where there are any.
-The scatter around all these centers is pooled and shrunk; a task's covariance is the pooled one with a share of its own.
-The score is the log-likelihood.
+The scatter around all these centers is pooled and shrunk; a task's covariance is that with a share of its own. The
+score is the log-likelihood.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ IMAGES_PER_CLUSTER = 20
 
 
 OWN_COVARIANCE = 0.2
-"""Share of a task's own covariance, where it has enough images. With more of it tasks of few images, whose scatter around
-their own centers is too small, lose theirs to the others."""
+"""Share of a task's own covariance, where it has enough images. With more of it tasks of few images, whose scatter
+around their own centers is too small, lose theirs to the others."""
 
 
 class GaussianConfig(ScoredConfig):
