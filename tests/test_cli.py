@@ -101,7 +101,7 @@ def results(out: str | Path = "out") -> dict:
 def test_help_is_for_everyone(everclip: Everclip) -> None:
     alone, asked = everclip(), everclip("--help")
     assert alone.code == asked.code == 0
-    for command in ("run", "demo", "compare", "methods", "selectors"):
+    for command in ("run", "judge", "demo", "compare", "methods", "selectors"):
         assert command in alone.out
         assert command in asked.out
         assert everclip(command, "--help").code == 0
@@ -403,6 +403,25 @@ def test_compare_refuses_what_cannot_be_compared(
     assert "templates" in mixed.sentence
     assert "--mix" in mixed.sentence
     assert everclip("compare", finished, "out", "--mix").code == 0
+
+
+def test_a_run_is_judged_again(run: Everclip, everclip: Everclip, two_folders: str) -> None:
+    learn = ("--stream", two_folders, "--method", "moe-adapters")
+    assert run(*learn, "--set", "keep_stages=true").code == 0
+    answer = everclip("judge", "out", "--selector", "prototype", "--set", "routing=batch")
+    assert answer.code == 0, answer.err
+    assert "moe-adapters" in answer.out
+    assert results("out-prototype-batch")["protocol"]["routing"] == "batch"
+    for args, words in (
+        (["nowhere"], ["nowhere holds no run"]),
+        (["out", "--selector", "nobody"], ["'nobody'", "gaussian"]),
+        (["out", "--set", "lr=1", "--out", "other"], ["learned with lr", "may change only candidates"]),
+        (["out", "--selector", "prototype", "--set", "routing=batch"], ["already holds a run"]),
+    ):
+        refused = everclip("judge", *args)
+        assert (refused.code, refused.out) == (2, "")
+        assert all(word in refused.err for word in words), refused.err
+    assert not Path("other").exists()
 
 
 @pytest.mark.parametrize("command", ["methods", "selectors"])
