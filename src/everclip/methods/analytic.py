@@ -74,6 +74,7 @@ class Analytic(Method):
         self.memory: list[dict[str, Tensor]] = []
         self.solution: dict[str, Tensor] = {}
         self._accumulated: Statistics | None = None
+        self._begun = False
 
     # -- learning --------------------------------------------------------------------------------------------------
 
@@ -81,7 +82,7 @@ class Analytic(Method):
         """Make room for the task's statistics. Classes are keyed by (task, class): known ones add to what they have."""
         super().begin_task(task)
         self.memory.append({})
-        self._accumulated = None
+        self._accumulated, self._begun = None, True
 
     def accumulate(self, features: Tensor, labels: Tensor) -> None:
         """Add training images of the task begun last.
@@ -89,7 +90,14 @@ class Analytic(Method):
         Args:
             features: un-normalized frozen features (B, D).
             labels: class indices within the task (B,), int64.
+
+        Raises:
+            InputError: no task is begun, or it is solved already.
         """
+        if not self._begun:
+            raise InputError(
+                "images can be accumulated only between begin_task and solve; begin the task (again) first."
+            )
         self.remember(F.normalize(features.float().cpu(), dim=-1), labels.cpu())
 
     def remember(self, x: Tensor, labels: Tensor) -> None:
@@ -121,7 +129,7 @@ class Analytic(Method):
         """
         if self._accumulated is not None:
             self.memory[-1] |= self.memorized(self._accumulated)
-            self._accumulated = None
+        self._accumulated, self._begun = None, False
         for task, memory in zip(self.tasks, self.memory, strict=True):
             if not memory:
                 raise InputError(f"task '{task.name}' has no training image to learn from; add some or leave it out.")
@@ -268,4 +276,4 @@ class Analytic(Method):
         """Restore memory and solution."""
         super().load_state(tasks, sealed, working)
         self.memory, self.solution = list(sealed), dict(working)
-        self._accumulated = None
+        self._accumulated, self._begun = None, False
