@@ -275,7 +275,7 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch):
         method.solve()
     for name in NAMES:
         for early in (new(name), teach(new(name), TASKS[0])):
-            with pytest.raises(InputError, match="accumulated between begin_task and solve"):
+            with pytest.raises(InputError, match="between begin_task and solve"):
                 early.accumulate(*DATA["pets"])
     monkeypatch.setattr(ridge, "DUAL_LIMIT", 26)
     with pytest.raises(InputError, match=r"27 images and can hold 26; use method rail"):
