@@ -19,7 +19,7 @@ from .test_experiment import run
 def values(tiny_clip: Path, two_folders: str) -> dict:
     return {
         "method": "moe-adapters", "stream": two_folders, "backbone": str(tiny_clip), "device": "cpu",
-        "iterations": 4, "batch": 4, "warmup": 1, "lr": 1e-2, "keep_stages": True,
+        "iterations": 4, "batch": 4, "warmup": 1, "lr": 1e-2, "keep_stages": True, "selector": "oracle",
     }  # fmt: skip
 
 
