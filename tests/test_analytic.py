@@ -23,9 +23,10 @@ from everclip.analytic import (
     rbf_kernel,
     sample_rows,
     share_among_learned,
+    shrinkage,
+    shrunk,
     unpack_symmetric,
 )
-from everclip.selectors.gaussian import shrinkage, shrunk
 
 seeds = st.integers(0, 2**20)
 

@@ -40,6 +40,8 @@ def test_judged_alike_it_is_the_same(learned: Path, tmp_path: Path) -> None:
     experiment.run(judgment(learned, {}), tmp_path / "again")
     assert answers(tmp_path / "again") == answers(learned)
     assert list((tmp_path / "again/checkpoints").glob("task-*")) == [], "what was learned is not stored twice"
+    experiment.run(judgment(tmp_path / "again", {}), tmp_path / "once more")  # a judgment leads back to what it judged
+    assert answers(tmp_path / "once more") == answers(learned)
 
 
 def test_another_selector_is_as_if_learned_with_it(learned: Path, values: dict, tmp_path: Path) -> None:

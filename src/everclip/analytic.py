@@ -156,6 +156,31 @@ def distances_left_out(
     return squared + along.square() / remaining.clamp(min=ROUNDING)[:, None]
 
 
+def shrunk(scatter: Tensor, count: int) -> Tensor:
+    """Oracle-approximating shrinkage (OAS) of a covariance toward a multiple of the identity.
+
+    Chen et al. 2010, "Shrinkage algorithms for MMSE covariance estimation", eq. 23; from the scatter matrix alone, so
+    that no embedding of an old task is needed.
+
+    Args:
+        scatter: Σ (x − μ)(x − μ)ᵀ, (D, D).
+        count: number of samples in it.
+    """
+    covariance = scatter / count
+    weight = shrinkage(scatter, count)
+    target = covariance.diagonal().mean() * torch.eye(len(scatter), dtype=covariance.dtype)
+    return (1 - weight) * covariance + weight * target
+
+
+def shrinkage(scatter: Tensor, count: int) -> float:
+    """The weight of the identity in `shrunk`, 0 to 1."""
+    covariance = scatter / count
+    mean = covariance.diagonal().mean()
+    alpha = covariance.square().mean()
+    denominator = (count + 1) * (alpha - mean**2 / len(scatter))
+    return 1.0 if denominator <= 0 else min(1.0, float((alpha + mean**2) / denominator))
+
+
 def mixture_weights(parts: Tensor, labels: Tensor, penalty: float = 1e-5, steps: int = 50) -> tuple[Tensor, float]:
     """Weights w ≥ 0 such that softmax(Σ_p w_p · parts_p) fits labels best: temperature and fusion in one.
 

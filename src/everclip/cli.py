@@ -34,6 +34,15 @@ Setting = Annotated[
 ]
 
 
+# What `run` and `judge` share.
+SelectorOption = Annotated[str | None, typer.Option(help="One of `everclip selectors`.")]
+CandidatesOption = Annotated[
+    str | None, typer.Option(help="task · seen · all: which classes an image is scored against.")
+]
+DeviceOption = Annotated[str | None, typer.Option(help="auto · cpu · cuda · …")]
+WorkersOption = Annotated[str | None, typer.Option(metavar="N", help="Threads that decode and augment images.")]
+
+
 class _Stopped(BaseException):
     """A signal asks the process to end. Not a KeyboardInterrupt: typer would answer that by itself, without a word."""
 
@@ -66,14 +75,12 @@ def run(
     backbone: Annotated[
         str | None, typer.Option(help="embedded · ARCH/TAG · ARCH/FILE · hf-hub:ORG/NAME · a folder.")
     ] = None,
-    selector: Annotated[str | None, typer.Option(help="One of `everclip selectors`.")] = None,
-    candidates: Annotated[
-        str | None, typer.Option(help="task · seen · all: which classes an image is scored against.")
-    ] = None,
+    selector: SelectorOption = None,
+    candidates: CandidatesOption = None,
     seed: Annotated[str | None, typer.Option(metavar="N", help="Seed of everything random.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto · cpu · cuda · …")] = None,
+    device: DeviceOption = None,
     precision: Annotated[str | None, typer.Option(help="float32 · bf16")] = None,
-    workers: Annotated[str | None, typer.Option(metavar="N", help="Threads that decode and augment images.")] = None,
+    workers: WorkersOption = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; by default below ./runs.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that --out holds.")] = False,
     settings: Setting = None,
@@ -101,12 +108,10 @@ def run(
 @app.command()
 def judge(
     learned: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run, made with --set keep_stages=true.")],
-    selector: Annotated[str | None, typer.Option(help="One of `everclip selectors`.")] = None,
-    candidates: Annotated[
-        str | None, typer.Option(help="task · seen · all: which classes an image is scored against.")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="auto · cpu · cuda · …")] = None,
-    workers: Annotated[str | None, typer.Option(metavar="N", help="Threads that decode and augment images.")] = None,
+    selector: SelectorOption = None,
+    candidates: CandidatesOption = None,
+    device: DeviceOption = None,
+    workers: WorkersOption = None,
     out: Annotated[Path | None, typer.Option(help="Run directory of the judgment; by default beside RUN.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the judgment that --out holds.")] = False,
     settings: Setting = None,
@@ -121,6 +126,7 @@ def judge(
     changes = _given({name: value for name, value in options.items() if value is not None}, settings or [])
     configuration = judgment(learned, changes)
     protocol = configuration.protocol
+    learned = learned.resolve()  # "." and "runs/.." have a name too
     out = out or learned.with_name(f"{learned.name}-{protocol.selector}-{protocol.routing}")
     display = Display()
     experiment.run(configuration, out, resume, display)

@@ -57,7 +57,7 @@ def judgment(run: Path, changes: Mapping[str, Any]) -> Config:
     """The configuration that judges a run again.
 
     Args:
-        run: its directory.
+        run: its directory; of a judgment, what that one judged is judged again.
         changes: how to judge it now; what they leave out stays as it was.
 
     Raises:
@@ -70,7 +70,8 @@ def judgment(run: Path, changes: Mapping[str, Any]) -> Config:
     values = before.flat()
     if changes.get("selector", before.protocol.selector) != before.protocol.selector:
         values = {name: value for name, value in values.items() if name not in before.selector_settings.model_dump()}
-    return Config.of(values | {"keep_stages": False} | dict(changes) | {"learned": str(run)})
+    learned = before.setup.learned or str(run)
+    return Config.of(values | {"keep_stages": False} | dict(changes) | {"learned": learned})
 
 
 def _what_is_learned(config: Config) -> dict[str, Any]:

@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from everclip.analytic import Statistics, cosine_to_means, distances_left_out
+from everclip.analytic import Statistics, cosine_to_means, distances_left_out, shrinkage, shrunk
 from everclip.errors import InputError
 from everclip.methods.analytic import Analytic, Fit
-from everclip.selectors.gaussian import shrinkage, shrunk
 
 
 class NCM(Analytic):

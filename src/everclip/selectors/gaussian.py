@@ -15,6 +15,7 @@ from pydantic import Field
 from sklearn.cluster import KMeans
 from torch import Tensor
 
+from everclip.analytic import shrunk
 from everclip.selectors.scored import ScoredConfig, ScoredSelector
 from everclip.streams.stream import TaskInfo
 
@@ -84,28 +85,3 @@ def clustered(x: Tensor, clusters: int, seed: int) -> tuple[Tensor, Tensor]:
     count = max(1, min(clusters, len(x) // IMAGES_PER_CLUSTER))
     found = KMeans(count, n_init=4, random_state=seed).fit(x.numpy())
     return torch.from_numpy(found.cluster_centers_), torch.from_numpy(found.labels_).long()
-
-
-def shrunk(scatter: Tensor, count: int) -> Tensor:
-    """Oracle-approximating shrinkage (OAS) of a covariance toward a multiple of the identity.
-
-    Chen et al. 2010, "Shrinkage algorithms for MMSE covariance estimation", eq. 23; from the scatter matrix alone, so
-    that no embedding of an old task is needed.
-
-    Args:
-        scatter: Σ (x − μ)(x − μ)ᵀ, (D, D).
-        count: number of samples in it.
-    """
-    covariance = scatter / count
-    weight = shrinkage(scatter, count)
-    target = covariance.diagonal().mean() * torch.eye(len(scatter), dtype=covariance.dtype)
-    return (1 - weight) * covariance + weight * target
-
-
-def shrinkage(scatter: Tensor, count: int) -> float:
-    """The weight of the identity in `shrunk`, 0 to 1."""
-    covariance = scatter / count
-    mean = covariance.diagonal().mean()
-    alpha = covariance.square().mean()
-    denominator = (count + 1) * (alpha - mean**2 / len(scatter))
-    return 1.0 if denominator <= 0 else min(1.0, float((alpha + mean**2) / denominator))
