@@ -337,3 +337,21 @@ def _resolve(name: str) -> tuple[str, dict]:
     what = f"has no pretrained weights '{weights}'" if weights else "needs the name of its weights"
     valid = ", ".join([*tags, RANDOM])
     raise InputError(f"backbone '{arch}' {what}; write {arch}/WEIGHTS with a checkpoint file or one of: {valid}.")
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` → the best device there is; anything else as torch spells it.
+
+    Raises:
+        InputError: torch does not know it, or this machine does not have it.
+    """
+    if name == "auto":
+        best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device(best)
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).split("\n")[0]
+        raise InputError(f"device '{name}' can't be used ({reason}); try --device cpu or auto.") from error
+    return device

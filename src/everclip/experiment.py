@@ -11,15 +11,16 @@ import numpy as np
 import torch
 
 from everclip import __version__
-from everclip.backbone import Backbone
+from everclip.backbone import Backbone, resolve_device
 from everclip.config import HOW_NOT_WHAT, Config
-from everclip.data import BadImage, Images, ImageSource, LabeledEmbeddings, cache_key, decoded, read_unlabeled, viewed
+from everclip.data import Images, ImageSource, LabeledEmbeddings, cache_key, read_unlabeled
 from everclip.display import Display
 from everclip.errors import InputError
 from everclip.evaluation import Evaluator, Outcome, TestSet
 from everclip.faults import fault_point
 from everclip.features import FrozenFeatures
 from everclip.learned import LearnedRun
+from everclip.material import Material, data_digest
 from everclip.methods import Method, MethodConfig, method_class
 from everclip.outcomes import matrix_csv, pack, padded, unpack
 from everclip.report import load_run, render, summarize
@@ -28,8 +29,6 @@ from everclip.selectors import Selector, selector_class
 from everclip.streams import CANDIDATES, Stream, Task, open_stream
 from everclip.training import Position, Trainer, TrainingSet, mix
 
-TRAINING_IMAGE_SCALE = 2
-"""Decoded training images are kept at up to this many times the tower's input size: enough for every crop."""
 ACCUMULATED = 4096
 """Embeddings that a closed-form method is shown at a time."""
 
@@ -82,24 +81,6 @@ def _refuse_other_config(config: Config, directory: RunDirectory) -> None:
             )
 
 
-def resolve_device(name: str) -> torch.device:
-    """`auto` → the best device there is; anything else as torch spells it.
-
-    Raises:
-        InputError: torch does not know it, or this machine does not have it.
-    """
-    if name == "auto":
-        best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        return torch.device(best)
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).split("\n")[0]
-        raise InputError(f"device '{name}' can't be used ({reason}); try --device cpu or auto.") from error
-    return device
-
-
 class Experiment:
     """A configured run: everything loaded and checked, nothing written yet.
 
@@ -111,7 +92,6 @@ class Experiment:
         self.config = config
         self.directory = directory
         self.display = display
-        self.workers = config.setup.workers
         self.method_type = method_class(config.setup.method)
         self.stream: Stream = open_stream(config.setup.stream, config.protocol)
         if self.stream.kind not in self.method_type.reads:
@@ -123,21 +103,28 @@ class Experiment:
         device = resolve_device(config.setup.device)
         self.backbone = Backbone.load(config.setup.backbone, device, config.setup.precision)
         self.features = FrozenFeatures(self.backbone)
+        self.material = Material(self.backbone.view, config.setup.workers, display)
         if self.stream.kind == "images" and (self.method_type.trains or self.method_type.closed_form):
-            self._require_training_images()
+            self.material.require_training_images(self.stream.tasks)
         self.tests = [
-            TestSet(task.info, self._viewed(task.test, f"{task.name}: test images")) for task in self.stream.tasks
+            TestSet(task.info, self.material.viewed(task.test, f"{task.name}: test images"))
+            for task in self.stream.tasks
         ]
         self.reference: Images | None = None
         if config.setup.reference:
-            self.reference = self._viewed(read_unlabeled(config.setup.reference), "reference images")
+            self.reference = self.material.viewed(read_unlabeled(config.setup.reference), "reference images")
         torch.manual_seed(config.protocol.seed)
         self.method: Method = self.method_type(self.backbone, config.settings, self.features).to(device)
         selector_type = selector_class(config.protocol.selector)
         self.selector: Selector = selector_type(config.selector_settings)
         if self.method.routed and self.selector.reads_features:
             self.selector.read(self.tests[0].data, self.features)  # what it can't read is refused now, not hours later
-        self.state = State(self.method_type.name, self.backbone.digest, self._data_digest(), self._reference_digest())
+        self.state = State(
+            self.method_type.name,
+            self.backbone.digest,
+            data_digest(self.stream.tasks, self.tests),
+            self._reference_digest(),
+        )
         self.source: LearnedRun | None = None
         if config.setup.learned is not None:
             if not self.method_type.routed:
@@ -170,50 +157,6 @@ class Experiment:
     def _stages(self) -> list[list[Task]]:
         tasks = list(self.stream.tasks)
         return [tasks] if self.method_type.all_at_once else [[task] for task in tasks]
-
-    # -- data ------------------------------------------------------------------------------------------------------
-
-    def _viewed(self, split: ImageSource | LabeledEmbeddings, what: str) -> Images | LabeledEmbeddings:
-        if isinstance(split, LabeledEmbeddings):
-            return split
-        with self.display.bar(what) as bar:
-            images = viewed(split, self.backbone.view, self.workers, bar)
-        return self._told(images, what)
-
-    def _decoded(self, split: ImageSource, what: str) -> Images:
-        with self.display.bar(what) as bar:
-            images = decoded(split, TRAINING_IMAGE_SCALE * self.backbone.view.size, self.workers, bar)
-        return self._told(images, what)
-
-    def _told(self, images: Images, what: str) -> Images:
-        if images.skipped:
-            name, reason = images.skipped[0]
-            self.display.note(f"{what}: {len(images.skipped)} skipped, the first is {name}: {reason}")
-        return images
-
-    def _require_training_images(self) -> None:
-        """Find a task without a single good training image now, not hours later."""
-        for task in self.stream.tasks:
-            problem = None
-            for index in range(len(task.train)):
-                try:
-                    task.train.decode(index)
-                    break
-                except BadImage as error:
-                    problem = problem or error
-            else:
-                raise InputError(
-                    f"none of the {len(task.train)} training images of '{task.name}' can be used (the first, "
-                    f"{problem}); repair them or leave the task out."
-                )
-
-    def _data_digest(self) -> str:
-        """What rows of one run must share: classes, prompts, labels, and the test images themselves."""
-        parts = []
-        for task, test in zip(self.stream.tasks, self.tests, strict=True):
-            content = test.data.key if isinstance(test.data, Images) else cache_key(test.data.embeddings.tolist())
-            parts += [repr(task.info), content, repr(test.data.labels.tolist()), repr(task.train.labels.tolist())]
-        return cache_key(*parts)
 
     def _reference_digest(self) -> str:
         """What else the selector looks at; empty where that is nothing."""
@@ -251,7 +194,8 @@ class Experiment:
         read: list[Images | LabeledEmbeddings | ImageSource] = [task.train for task in stage]
         if method.trains:
             sets = [
-                TrainingSet(task.info, self._decoded(task.train, f"{task.name}: training images")) for task in stage
+                TrainingSet(task.info, self.material.decoded(task.train, f"{task.name}: training images"))
+                for task in stage
             ]
             self._train(number, sets, resumed_at)
             read = [each.images for each in sets]
@@ -278,7 +222,7 @@ class Experiment:
 
     def _accumulate(self, task: Task) -> Images | LabeledEmbeddings:
         """Show a closed-form method the frozen features of a task's training images, each once."""
-        data = self._viewed(task.train, f"{task.name}: training images")
+        data = self.material.viewed(task.train, f"{task.name}: training images")
         features, labels = self.features.images(data), torch.from_numpy(np.asarray(data.labels))
         for part in torch.arange(len(labels)).split(ACCUMULATED):
             fault_point("accumulate")
@@ -288,7 +232,7 @@ class Experiment:
     def _train(self, number: int, sets: list[TrainingSet], resumed_at: int | None) -> None:
         config, state = self.config, self.state
         trainer = Trainer(
-            self.method, sets, config.training, config.protocol.seed, len(self.stream.tasks), self.workers
+            self.method, sets, config.training, config.protocol.seed, len(self.stream.tasks), self.config.setup.workers
         )
         start = None
         if resumed_at is not None:
@@ -324,13 +268,15 @@ class Experiment:
         if selector.reads_features:
             if self.reference is not None and not selector.tasks:
                 selector.refer(selector.read(self.reference, self.features))
-            views = self._viewed(task.train, f"{task.name}: views for the selector")
+            views = self.material.viewed(task.train, f"{task.name}: views for the selector")
             features, labels = selector.read(views, self.features), torch.from_numpy(views.labels)
             protocol = self.config.protocol
             # No image beyond the shots may be used, and what is evaluated may not calibrate.
             spare = protocol.shots is None and protocol.evaluate_on == "test"
             if spare and len(task.validation.labels):
-                held_out = selector.read(self._viewed(task.validation, f"{task.name}: held-out views"), self.features)
+                held_out = selector.read(
+                    self.material.viewed(task.validation, f"{task.name}: held-out views"), self.features
+                )
         selector.fit(task.info, features, labels, held_out)
 
     # -- judging ---------------------------------------------------------------------------------------------------
