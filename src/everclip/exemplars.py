@@ -1,0 +1,39 @@
+"""Which examples stand for a class when only a few can be kept: herding under a fixed budget (iCaRL, 2017)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def herd(features: Tensor, count: int) -> Tensor:
+    """Choose examples whose running mean stays closest to the class mean (iCaRL, algorithm 4).
+
+    The order is one of priority: to keep fewer later, keep the first ones.
+
+    Args:
+        features: features of one class (N, D); they are normalized first.
+        count: how many to choose; all N where there are fewer.
+
+    Returns:
+        Row indices (min(count, N),), int64, ties to the lowest.
+    """
+    features = F.normalize(features.double(), dim=-1)
+    mean = features.mean(dim=0)
+    chosen: list[int] = []
+    total = torch.zeros_like(mean)
+    left = torch.ones(len(features), dtype=torch.bool, device=features.device)
+    for size in range(1, min(count, len(features)) + 1):
+        # ‖mean − (total + f)/size‖² over f, with ‖f‖ = 1: the f with the largest inner product with what is missing
+        missing = size * mean - total
+        best = int((features @ missing).masked_fill(~left, float("-inf")).argmax())
+        chosen.append(best)
+        total += features[best]
+        left[best] = False
+    return torch.tensor(chosen, dtype=torch.int64)
+
+
+def quota(budget: int, classes: int) -> int:
+    """Examples per class under a budget for all classes together: flat, however many classes there are."""
+    return budget // max(1, classes)
