@@ -79,7 +79,7 @@ class Analytic(Method):
     # -- learning --------------------------------------------------------------------------------------------------
 
     def begin_task(self, task: TaskInfo) -> None:
-        """Make room for the task's statistics. Classes are keyed by (task, class): known ones add to what they have."""
+        """Make room for the task's statistics; classes that are known already add to what they have."""
         super().begin_task(task)
         self.memory.append({})
         self._accumulated, self._begun = None, True
@@ -216,13 +216,12 @@ class Analytic(Method):
     # -- the joint columns -----------------------------------------------------------------------------------------
 
     def _keys(self) -> list[tuple[int, int]]:
-        """(task, class) of every column, in the order in which they were learned."""
-        every = ((task.index, label) for task in self.tasks for label in range(len(task.class_names)))
-        return list(dict.fromkeys(every))
+        """The class of every column (`TaskInfo.keys`), in the order in which they were learned."""
+        return list(dict.fromkeys(key for task in self.tasks for key in task.keys))
 
     def _columns_of_tasks(self) -> list[Tensor]:
         place = {key: column for column, key in enumerate(self._keys())}
-        return [torch.tensor([place[t.index, label] for label in range(len(t.class_names))]) for t in self.tasks]
+        return [torch.tensor([place[key] for key in task.keys]) for task in self.tasks]
 
     def _counts(self, columns: list[Tensor]) -> Tensor:
         counts = torch.zeros(len(self._keys()), dtype=torch.long)
@@ -234,8 +233,8 @@ class Analytic(Method):
         """Zero-shot logits of normalized embeddings (N, D) over the learned classes (N, C), float64."""
         texts = {}
         for task in self.tasks:
-            for label, text in enumerate(self.classifier(task, ORIGINAL).double().cpu()):
-                texts.setdefault((task.index, label), text)
+            for key, text in zip(task.keys, self.classifier(task, ORIGINAL).double().cpu(), strict=True):
+                texts.setdefault(key, text)
         return float(self.backbone.logit_scale) * rows.double() @ torch.stack(list(texts.values())).T
 
     def joint_sums(self, columns: list[Tensor]) -> Tensor:

@@ -187,7 +187,7 @@ class Method(nn.Module):
         Args:
             embeddings: what `embed` gives (B, D).
             logits: s · embeddings · classifierᵀ over all classes (B, C).
-            classes: the C classes as (index of the task, class index).
+            classes: what identifies the C classes (`TaskInfo.keys`).
             candidates: name → which classes are candidates (C,), bool.
 
         Returns:

@@ -59,12 +59,23 @@ class TaskInfo:
         name: unique within the stream.
         class_names: display names, label order.
         templates: prompt templates with one `{}` each; the first one is the training prompt.
+        known_as: what identifies each class, where it is more than the task and its label; see `keys`.
     """
 
     index: int
     name: str
     class_names: tuple[str, ...]
     templates: tuple[str, ...]
+    known_as: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def keys(self) -> tuple[tuple[int, int], ...]:
+        """What identifies each class, label order: (label space, number in it).
+
+        Every task is a label space of its own, so a same-named class of another task is another class; the steps of
+        one class-incremental data set share one, so a class that comes again with more images is the same.
+        """
+        return self.known_as or tuple((self.index, label) for label in range(len(self.class_names)))
 
 
 Split = ImageSource | LabeledEmbeddings
