@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -175,10 +175,17 @@ class World:
         return evaluator(self.tests, self.method, Told(self.infos[:learned], self.tables), **protocol)
 
 
-def random_world(counts: tuple[int, ...] = (40, 30, 20), learned: int = 3, seed: int = 0) -> World:
-    """Random tables for a routed method, and a soft selector over `learned` tasks."""
+def random_world(
+    counts: tuple[int, ...] = (40, 30, 20), learned: int = 3, seed: int = 0, one_space: bool = False
+) -> World:
+    """Random tables for a routed method, and a soft selector over `learned` tasks.
+
+    With `one_space`, b is one class in both tasks that have it, as in class-incremental streams.
+    """
     rng = np.random.default_rng(seed)
     infos = [info(0, "a", "b", "c"), info(1, "d", "b"), info(2, "e", "f", "g", "h")]
+    if one_space:
+        infos = [replace(task, known_as=tuple((0, ord(name)) for name in task.class_names)) for task in infos]
     labels = [rng.integers(len(task.class_names), size=n).tolist() for task, n in zip(infos, counts, strict=True)]
 
     def table(rows: int) -> Tensor:
@@ -204,37 +211,38 @@ def naive_answer(world: World, test: int, row: int, candidates: list[tuple[int, 
     share = np.where(share < ROUTE_FLOOR, 0, share) / share[share >= ROUTE_FLOOR].sum()
     total = dict.fromkeys(candidates, 0.0)
     for column, task_route in enumerate([*range(len(share) - 1), ORIGINAL]):
-        route = task_route if any(task == task_route for task, _ in candidates) else ORIGINAL
+        knows = task_route != ORIGINAL and any(key in candidates for key in world.infos[task_route].keys)
+        route = task_route if knows else ORIGINAL
         image = method.images[route][number].double().numpy()
         logits = {}
-        for task, label in candidates:
-            text = method.classes[route, task][label].double().numpy()
-            logits[task, label] = SCALE * image @ text / np.linalg.norm(image) / np.linalg.norm(text)
-        if route != ORIGINAL:
-            logits = {pair: value if pair[0] == route else -np.inf for pair, value in logits.items()}
+        for task in reversed(world.infos) if route == ORIGINAL else [world.infos[route]]:
+            for label, key in enumerate(task.keys):
+                if key in candidates:  # the first task that has a class speaks for it
+                    text = method.classes[route, task.index][label].double().numpy()
+                    logits[key] = SCALE * image @ text / np.linalg.norm(image) / np.linalg.norm(text)
         norm = sum(np.exp(value) for value in logits.values())
-        for pair in candidates:
-            total[pair] += share[column] * np.exp(logits[pair]) / norm
-    return max(total, key=lambda pair: total[pair])
+        for key, value in logits.items():
+            total[key] += share[column] * np.exp(value) / norm
+    return max(total, key=lambda key: total[key])
 
 
+@pytest.mark.parametrize("one_space", [False, True])
 @pytest.mark.parametrize("learned", [1, 2, 3])
-def test_mixture_equals_plain_loops(learned: int):
-    world = random_world(learned=learned)
+def test_mixture_equals_plain_loops(learned: int, one_space: bool):
+    world = random_world(learned=learned, one_space=one_space)
     assert any((table < ROUTE_FLOOR).any() for table in world.tables.values()), "some shares are below the floor"
     outcomes = world.evaluator(learned).row(learned)
-    pairs = [(task.index, label) for task in world.infos for label in range(len(task.class_names))]
+    names = {key: name for task in world.infos for key, name in zip(task.keys, task.class_names, strict=True)}
+    assert len(names) == (8 if one_space else 9)
     for index, (test, outcome) in enumerate(zip(world.tests, outcomes, strict=True)):
-        sets = {
-            "task": [pair for pair in pairs if pair[0] == index],
-            "seen": [pair for pair in pairs if pair[0] == index or pair[0] < learned],
-            "all": pairs,
-        }
+        own = list(world.infos[index].keys)
+        known = [key for task in world.infos[:learned] for key in task.keys]
+        sets = {"task": own, "seen": list(dict.fromkeys(known + own)), "all": list(names)}
         for name, candidates in sets.items():
             found = [naive_answer(world, index, row, candidates) for row in range(len(test.data))]
-            truth = [(index, int(label)) for label in test.data.labels]
+            truth = [own[int(label)] for label in test.data.labels]
             assert outcome.correct[name].tolist() == [a == t for a, t in zip(found, truth, strict=True)]
-            called = [[world.infos[task].class_names[label] for task, label in answer] for answer in (found, truth)]
+            called = [[names[key] for key in answer] for answer in (found, truth)]
             assert outcome.by_name[name].tolist() == [a == t for a, t in zip(*called, strict=True)]
 
 

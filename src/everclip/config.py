@@ -14,7 +14,7 @@ from everclip.backbone import EMBEDDED, Precision
 from everclip.errors import InputError
 from everclip.methods import MethodConfig, method_class
 from everclip.selectors import SelectorConfig, selector_class
-from everclip.streams import Protocol
+from everclip.streams import Protocol, stream_defaults
 from everclip.training import TrainingConfig
 
 
@@ -63,7 +63,7 @@ class Config:
             if not values.get(needed):
                 raise InputError(f"no {needed} is given; name one with --{needed} or in a recipe.")
         method = method_class(str(values["method"]))
-        given, values = values, {**method.defaults, **values}
+        given, values = values, {**stream_defaults(str(values["stream"])), **method.defaults, **values}
         selector = selector_class(str(values.get("selector", Protocol().selector)))
         models = (Setup, Protocol, TrainingConfig, method.Config, selector.Config)
         known = [name for model in models for name in model.model_fields]

@@ -127,7 +127,7 @@ class Experiment:
         )
         self.source: LearnedRun | None = None
         if config.setup.learned is not None:
-            if not self.method_type.routed:
+            if not self.method.routed:
                 raise InputError(
                     f"method '{self.method_type.name}' has one answer for every image: no selector matters."
                 )
@@ -364,6 +364,7 @@ class Experiment:
             "method": self.method_type.name,
             "backbone": {"name": self.backbone.name, "digest": self.backbone.digest},
             "stream": self.stream.name,
+            "scenario": self.stream.scenario,
             "protocol": {
                 "stream": self.stream.name,
                 "tasks": [task.name for task in tasks],

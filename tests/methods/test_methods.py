@@ -36,6 +36,7 @@ from ..learning import (
 
 VARIANTS: dict[str, tuple[str, dict]] = {
     "moe-adapters-strict": ("moe-adapters", {"strict": True}),
+    "moe-adapters-shared": ("moe-adapters", {"experts": 2, "shared_router": True, "freeze": 0}),
     "rail-published": ("rail", {"fusion": "published", "ridge": 10.0, "random_features": 64}),
     "rail-dual-search": ("rail-dual", {"ridge": "search", "calibration": 4}),
 }

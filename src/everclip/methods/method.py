@@ -94,8 +94,9 @@ class Method(nn.Module):
     """True: learns by `accumulate` and `solve` from frozen features of the training images, seen once."""
     reads: ClassVar[frozenset[str]] = frozenset({"images"})
     """Kinds of data it can learn from and answer on: `images`, `embeddings`."""
-    routed: ClassVar[bool] = False
-    """True: answers differ by task, so a selector chooses the task of each image; False: one answer for all."""
+    routed: bool = False
+    """True: answers differ by task, so a selector chooses the task of each image; False: one answer for all. Settings
+    may make an instance differ from its class."""
     all_at_once: ClassVar[bool] = False
     """True: all tasks are learned together, in one stage."""
     upper_bound: ClassVar[bool] = False
