@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from everclip import evaluation
 from everclip.evaluation import ROUTE_FLOOR, Evaluator, TestSet
 from everclip.methods import ORIGINAL, Method, MethodConfig
 from everclip.selectors import Selector, SelectorConfig, selector_class
@@ -204,25 +205,33 @@ def random_world(
 
 
 def naive_answer(world: World, test: int, row: int, candidates: list[tuple[int, int]]) -> tuple[int, int]:
-    """p(c|x) = Σ_t p(t|x) · softmax_t(c) in plain loops; CLIP answers for a task without a candidate."""
+    """p(c|x) in plain loops: unlearned classes keep p_zs, the learned ones share the rest by the route."""
     method = world.method
     number = int(world.tests[test].data.numbers[row])
     share = world.tables[test][row].double().numpy()
     share = np.where(share < ROUTE_FLOOR, 0, share) / share[share >= ROUTE_FLOOR].sum()
-    total = dict.fromkeys(candidates, 0.0)
-    for column, task_route in enumerate([*range(len(share) - 1), ORIGINAL]):
-        knows = task_route != ORIGINAL and any(key in candidates for key in world.infos[task_route].keys)
-        route = task_route if knows else ORIGINAL
+
+    def softmax(route: int, tasks: list[TaskInfo]) -> dict[tuple[int, int], float]:
         image = method.images[route][number].double().numpy()
         logits = {}
-        for task in reversed(world.infos) if route == ORIGINAL else [world.infos[route]]:
+        for task in reversed(tasks):  # the first task that has a class speaks for it
             for label, key in enumerate(task.keys):
-                if key in candidates:  # the first task that has a class speaks for it
+                if key in candidates:
                     text = method.classes[route, task.index][label].double().numpy()
                     logits[key] = SCALE * image @ text / np.linalg.norm(image) / np.linalg.norm(text)
         norm = sum(np.exp(value) for value in logits.values())
-        for key, value in logits.items():
-            total[key] += share[column] * np.exp(value) / norm
+        return {key: np.exp(value) / norm for key, value in logits.items()}
+
+    zero_shot = softmax(ORIGINAL, world.infos)
+    taught = world.infos[: len(share) - 1]
+    learned = {key for task in taught for key in task.keys if key in candidates}
+    mass = sum(zero_shot[key] for key in learned)
+    total = {key: 0.0 if key in learned else p for key, p in zero_shot.items()}
+    for route in [*range(len(taught)), ORIGINAL]:
+        answer = softmax(route, [world.infos[route]]) if route != ORIGINAL else {}
+        for key in learned:  # CLIP answers for a task without a candidate
+            total[key] += share[route] * (mass * answer.get(key, 0.0) if answer else zero_shot[key])
+    assert sum(total.values()) == pytest.approx(1)
     return max(total, key=lambda key: total[key])
 
 
@@ -255,13 +264,29 @@ def test_against_its_own_classes_alone_an_unlearned_task_keeps_zero_shot():
     world.tables[2] = torch.eye(3)[[2] * 20]
     original = world.evaluator(2).row(2)[2]
     assert misrouted.correct["task"].tolist() == original.correct["task"].tolist()
-    assert misrouted.correct["seen"].sum() == 0, "the selector still decides where other classes are candidates"
     assert misrouted.routes.tolist() == [10, 10, 0]
 
 
-def test_many_unsure_routes_still_give_an_answer():
+@pytest.mark.parametrize("candidates", ["seen", "all"])
+def test_the_selector_takes_nothing_from_classes_that_nobody_taught(candidates: str):
+    """A selector cannot know them: it divides what CLIP gives to the learned classes, and no more."""
+    world = random_world(learned=2)
+    infos = world.infos
+    bank = torch.cat([F.normalize(world.method.classes[ORIGINAL, task.index], dim=1) for task in infos])
+    images = F.normalize(world.method.images[ORIGINAL], dim=1)[world.tests[2].data.numbers]
+    unlearned = (SCALE * images @ bank.T).softmax(dim=1)[:, 5:]
+    sure = (unlearned.max(dim=1).values > 0.5).numpy()  # no split of the rest can beat it
+    assert sure.sum() > 3
+    right = (unlearned.argmax(dim=1).numpy() == world.tests[2].data.labels)[sure]
+    for misrouted in (0, 1):
+        world.tables[2] = torch.eye(3)[[misrouted] * 20]
+        assert world.evaluator(2).row(2)[2].correct[candidates][sure].tolist() == right.tolist()
+
+
+def test_many_unsure_routes_still_give_an_answer(monkeypatch: pytest.MonkeyPatch):
     """With more than 1 / ROUTE_FLOOR routes of equal probability, each one alone is below the floor."""
-    tasks = 120
+    monkeypatch.setattr(evaluation, "ROUTE_FLOOR", 0.1)
+    tasks = 12
     infos = [info(index, f"class {index}", f"other {index}") for index in range(tasks)]
     images = dict.fromkeys([ORIGINAL, *range(tasks)], torch.tensor([[1.0, 0.0]]).repeat(tasks, 1))
     classes = {(route, task): torch.eye(2).flip(0) for route in images for task in range(tasks)}

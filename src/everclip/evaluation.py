@@ -1,12 +1,17 @@
 """From a learner and test images to correct or wrong, for every candidate set in one pass.
 
-For an image x, p(c|x) = Σ_t p(t|x) · softmax_t(c): the selector gives p(t|x) over the learned tasks and the original
-CLIP. Candidates are classes of tasks, each once (`TaskInfo.keys`), and softmax_t runs over those of task t. What task t
-learned says nothing of a candidate set that has none of its classes (a misrouted image scored against its own set
-alone): there the original CLIP answers in its place, with a softmax over all candidates. A method with one answer for
-all tasks has one route, no selector, and says p(c|x) itself (`Method.posterior`: the softmax over all candidates unless
-it has a joint classifier).
-An image is embedded once per distinct route it takes, and never again while that route stays the same.
+Candidates are classes, each once (`TaskInfo.keys`). The selector gives p(t|x) over the learned tasks and the original
+CLIP, p_zs is the original CLIP's softmax over all candidates, softmax_t that of task t over its own. For an image x
+
+    p(c|x) = p_zs(c|x)                                                    c not learned: CLIP's answer, exactly
+    p(c|x) = m · Σ_t p(t|x) · softmax_t(c) + p(original|x) · p_zs(c|x)    c learned; m = Σ_{k learned} p_zs(k|x)
+
+so what was learned decides among what was learned, and how much of the answer that is, CLIP decides: a selector knows
+only tasks that somebody taught. Where no candidate is unlearned, m = 1; so it is for a selector that is told the task
+and needs no doubt. A task that has no candidate (a misrouted image scored against its own set alone) has nothing to
+say; its share goes to the original CLIP. A method with one answer for all tasks has one route, no selector, and says
+p(c|x) itself (`Method.posterior`: the softmax over all candidates unless it has a joint classifier). An image is
+embedded once per distinct route it takes, and never again while that route stays the same.
 """
 
 from __future__ import annotations
@@ -31,6 +36,9 @@ VOTE_BATCH = 128
 """Images per vote under batch routing (the published code's test batch)."""
 ROUTE_FLOOR = 0.01
 """Routes an image takes with less probability than this are not computed for it."""
+
+Texts = tuple[Tensor, list[Tensor]]
+"""Class embeddings: every class once, as the first task that has it says it (C, D), and every task's own."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,7 @@ class Evaluator:
         self._classes = list(named)
         column = {key: number for number, key in enumerate(named)}
         self._columns = [torch.tensor([column[key] for key in test.info.keys]) for test in tests]
+        self._overlap = sum(map(len, self._columns)) > len(named)  # a class of several tasks
         self._members = torch.zeros(len(tests), len(named), dtype=torch.bool)
         for members, columns in zip(self._members, self._columns, strict=True):
             members[columns] = True
@@ -99,7 +108,7 @@ class Evaluator:
         routes = range(learned) if self.method.routed else (0,)
         current = {self.method.route_key(route) for route in routes}
         self._embeddings = {key: value for key, value in self._embeddings.items() if key[1] in current}
-        texts: dict[int, list[Tensor]] = {}
+        texts: dict[int, Texts] = {}
         outcomes = []
         for index, test in enumerate(self.tests):
             fault_point("evaluate test set")
@@ -107,64 +116,75 @@ class Evaluator:
             advance(len(test.data.labels))
         return outcomes
 
-    def _judge(self, index: int, test: TestSet, learned: int, texts: dict[int, list[Tensor]]) -> Outcome:
-        count = len(test.data.labels)
-        shares, routes = self._shares(index, test, count)
+    def _judge(self, index: int, test: TestSet, learned: int, texts: dict[int, Texts]) -> Outcome:
         masks = self._candidate_masks(index, learned)
-        weights = {name: self._answering(shares, mask) for name, mask in masks.items()}
-        scores = {name: torch.zeros(count, int(mask.sum())) for name, mask in masks.items()}
-        for route in shares:
-            taken = torch.stack([weight[route] for weight in weights.values()]).amax(dim=0)
-            rows = (taken > 0).nonzero().flatten()
-            if len(rows) == 0:
-                continue
-            # A class is encoded with its own task's text side on every route but the one to the original CLIP.
-            side = ORIGINAL if route == ORIGINAL else 0
-            if side not in texts:
-                texts[side] = [self.method.classifier(t.info, route).float().cpu() for t in self.tests]
-            embeddings = self._embed(index, test, route, rows)
-            logits = self.method.backbone.logit_scale.cpu() * embeddings @ self._bank(texts[side], route).T
-            if self.method.routed:
-                answering = [name for name in masks if bool(weights[name][route].any())]
-                answers = {name: self._softmax(logits, route, masks[name]) for name in answering}
-            else:
-                answers = self.method.posterior(embeddings, logits, self._classes, masks)
-            for name, answer in answers.items():
-                scores[name][rows] += weights[name][route][rows, None] * answer
+        routes = None
+        if self.method.routed:
+            answers, routes = self._routed(index, test, masks, texts)
+        else:
+            embeddings, logits = self._logits(index, test, 0, np.arange(len(test.data.labels)), texts)
+            answers = self.method.posterior(embeddings, logits, self._classes, masks)
         truth = self._columns[index][torch.from_numpy(np.asarray(test.data.labels))]
         correct, by_name = {}, {}
         for name, mask in masks.items():
-            answer = mask.nonzero().flatten()[scores[name].argmax(dim=1)]
+            answer = mask.nonzero().flatten()[answers[name].argmax(dim=1)]
             correct[name] = (answer == truth).numpy()
             by_name[name] = (self._name_of[answer] == self._name_of[truth]).numpy()
         return Outcome(correct, by_name, routes)
 
-    def _bank(self, texts: list[Tensor], route: int) -> Tensor:
-        """Every class once (C, D): as the task of the route says it, else as the first task that has it."""
-        bank = texts[0].new_empty(len(self._classes), texts[0].shape[1])
-        own = [route] if self.method.routed and route != ORIGINAL else []
-        for task in [*reversed(range(len(texts))), *own]:
-            bank[self._columns[task]] = texts[task]
-        return bank
+    def _routed(
+        self, index: int, test: TestSet, masks: dict[str, Tensor], texts: dict[int, Texts]
+    ) -> tuple[dict[str, Tensor], np.ndarray]:
+        """p(c|x) over each candidate set, (N, candidates), and images per route."""
+        count = len(test.data.labels)
+        shares, routes = self._shares(index, test, count)
+        _, logits = self._logits(index, test, ORIGINAL, np.arange(count), texts)
+        untouched = {name: logits[:, mask].softmax(dim=1) for name, mask in masks.items()}
+        answers = {name: torch.zeros_like(p) for name, p in untouched.items()}
+        learned = torch.zeros(len(self._classes), dtype=torch.bool)
+        for route, share in shares.items():
+            own = self._members[route]
+            learned |= own
+            answering = [name for name, mask in masks.items() if bool((mask & own).any())]
+            rows = share.nonzero().flatten()
+            if len(rows) == 0 or not answering:
+                continue
+            _, logits = self._logits(index, test, route, rows.numpy(), texts)
+            for name in answering:
+                p = logits.masked_fill(~(masks[name] & own), float("-inf")).softmax(dim=1)
+                answers[name][rows] += share[rows, None] * p[:, masks[name]]
+        for name, mask in masks.items():
+            p, answer, known = untouched[name], answers[name], learned[mask]
+            said = answer.sum(dim=1, keepdim=True)
+            mass = 1.0 if self.selector.upper_bound else p[:, known].sum(dim=1, keepdim=True)
+            mixed = mass * answer + (1 - said) * p
+            answers[name] = mixed if self.selector.upper_bound else torch.where(known, mixed, p)
+        return answers, routes
 
-    def _answering(self, shares: dict[int, Tensor], candidates: Tensor) -> dict[int, Tensor]:
-        """Each route's weight in the answer: a task without a candidate leaves its share to the original CLIP."""
-        if not self.method.routed:
-            return shares
-        silent = {t for t in shares if t != ORIGINAL and not bool((candidates & self._members[t]).any())}
-        answering = {t: torch.zeros_like(share) if t in silent else share for t, share in shares.items()}
-        answering[ORIGINAL] = answering[ORIGINAL] + sum(shares[t] for t in silent)
-        return answering
+    def _logits(
+        self, index: int, test: TestSet, route: int, rows: np.ndarray, texts: dict[int, Texts]
+    ) -> tuple[Tensor, Tensor]:
+        """Embeddings (B, D) of some images of a test set on a route, and their logits over all classes (B, C)."""
+        # A class is encoded with its own task's text side on every route but the one to the original CLIP.
+        side = ORIGINAL if route == ORIGINAL else 0
+        if side not in texts:
+            texts[side] = self._texts(route)
+        bank, own = texts[side]
+        if self._overlap and self.method.routed and route != ORIGINAL:
+            bank = bank.clone()
+            bank[self._columns[route]] = own[route]
+        embeddings = self._embed(index, test, route, rows)
+        return embeddings, self.method.backbone.logit_scale.cpu() * embeddings @ bank.T
 
-    def _softmax(self, logits: Tensor, route: int, candidates: Tensor) -> Tensor:
-        """softmax_t of the candidates: logits of all classes (B, all) → (B, candidates), rows sum to 1."""
-        scored = candidates if route == ORIGINAL else candidates & self._members[route]
-        return logits.masked_fill(~scored, float("-inf")).softmax(dim=1)[:, candidates]
+    def _texts(self, route: int) -> Texts:
+        own = [self.method.classifier(test.info, route).float().cpu() for test in self.tests]
+        bank = own[0].new_empty(len(self._classes), own[0].shape[1])
+        for columns, text in zip(reversed(self._columns), reversed(own), strict=True):
+            bank[columns] = text
+        return bank, own
 
-    def _shares(self, index: int, test: TestSet, count: int) -> tuple[dict[int, Tensor], np.ndarray | None]:
-        """p(t|x) as route → (count,), with what is below the floor dropped, and the table of chosen routes."""
-        if not self.method.routed:
-            return {0: torch.ones(count)}, None
+    def _shares(self, index: int, test: TestSet, count: int) -> tuple[dict[int, Tensor], np.ndarray]:
+        """p(t|x) as task → (count,), with what is below the floor dropped, and the table of chosen routes."""
         selector = self.selector
         features = selector.read(test.data, self.method.features) if selector.reads_features else None
         if self.protocol.routing == "batch":
@@ -174,15 +194,14 @@ class Evaluator:
         chosen = torch.bincount(p.argmax(dim=1), minlength=p.shape[1]).numpy()
         p = torch.where(p < p.amax(dim=1, keepdim=True).clamp(max=ROUTE_FLOOR), 0.0, p)
         p = p / p.sum(dim=1, keepdim=True)
-        columns = [*(task.index for task in self.selector.tasks), ORIGINAL]
-        return {route: p[:, column] for column, route in enumerate(columns)}, chosen
+        return {task.index: p[:, column] for column, task in enumerate(selector.tasks)}, chosen
 
     def _candidate_masks(self, index: int, learned: int) -> dict[str, Tensor]:
         own = self._members[index]
         masks = {"task": own, "seen": own | self._members[:learned].any(dim=0), "all": torch.ones_like(own)}
         return {name: masks[name] for name in CANDIDATES}
 
-    def _embed(self, index: int, test: TestSet, route: int, rows: Tensor) -> Tensor:
+    def _embed(self, index: int, test: TestSet, route: int, rows: np.ndarray) -> Tensor:
         """Normalized embeddings of some images of a test set under a route, each computed once per `route_key`."""
         key = self.method.route_key(route)
         if key == "original":
@@ -192,9 +211,9 @@ class Evaluator:
             width = self.method.backbone.embed_dim
             self._embeddings[index, key] = (torch.zeros(count, width), torch.zeros(count, dtype=torch.bool))
         embeddings, done = self._embeddings[index, key]
-        missing = rows[~done[rows]]
+        missing = rows[~done[rows].numpy()]
         if len(missing):
             encode = partial(self.method.embed, route=route)
-            embeddings[missing] = embed_images(test.data, encode, self.method.backbone, missing.numpy())
+            embeddings[missing] = embed_images(test.data, encode, self.method.backbone, missing)
             done[missing] = True
         return embeddings[rows]
