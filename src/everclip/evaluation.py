@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -27,7 +26,6 @@ from torch import Tensor
 
 from everclip.data import Images, LabeledEmbeddings
 from everclip.faults import fault_point
-from everclip.features import embed_images
 from everclip.methods import ORIGINAL, Method
 from everclip.selectors import Selector
 from everclip.streams import CANDIDATES, Protocol, TaskInfo
@@ -213,7 +211,6 @@ class Evaluator:
         embeddings, done = self._embeddings[index, key]
         missing = rows[~done[rows].numpy()]
         if len(missing):
-            encode = partial(self.method.embed, route=route)
-            embeddings[missing] = embed_images(test.data, encode, self.method.backbone, missing)
+            embeddings[missing] = self.method.embed_all(test.data, route, missing)
             done[missing] = True
         return embeddings[rows]

@@ -18,7 +18,7 @@ from everclip.display import Display
 from everclip.errors import InputError
 from everclip.evaluation import Evaluator, Outcome, TestSet
 from everclip.faults import fault_point
-from everclip.features import FrozenFeatures
+from everclip.features import FrozenFeatures, FrozenImages
 from everclip.learned import LearnedRun
 from everclip.material import Material, data_digest
 from everclip.methods import Method, MethodConfig, method_class
@@ -191,12 +191,9 @@ class Experiment:
             torch.manual_seed(mix(self.config.protocol.seed, number))
             for task in stage:
                 method.begin_task(task.info)
-        read: list[Images | LabeledEmbeddings | ImageSource] = [task.train for task in stage]
+        read: list[Images | FrozenImages | LabeledEmbeddings | ImageSource] = [task.train for task in stage]
         if method.trains:
-            sets = [
-                TrainingSet(task.info, self.material.decoded(task.train, f"{task.name}: training images"))
-                for task in stage
-            ]
+            sets = [TrainingSet(task.info, self._training_images(task)) for task in stage]
             self._train(number, sets, resumed_at)
             read = [each.images for each in sets]
         elif method.closed_form:
@@ -219,6 +216,13 @@ class Experiment:
         learned = [task.info for done in self._stages[: number + 1] for task in done]
         source.load(self.method, number, learned)
         self.state.learned += source.learned.learned[len(learned) - len(stage) : len(learned)]
+
+    def _training_images(self, task: Task) -> Images | FrozenImages:
+        """What the training steps of a task draw from."""
+        what, feed = f"{task.name}: training images", self.method.feed
+        if feed == "images":
+            return self.material.decoded(task.train, what)
+        return self.features.frozen(self.material.viewed(task.train, what), feed)
 
     def _accumulate(self, task: Task) -> Images | LabeledEmbeddings:
         """Show a closed-form method the frozen features of a task's training images, each once."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -85,12 +86,14 @@ def moment(method: Method, lessons: Lessons, learned: int) -> Moment:
 def loss_of(method: Method, lessons: Lessons, task: int) -> float:
     """Loss on all training images of a task, under the evaluation mode."""
     method.eval()
-    each = lessons.training[task]
+    each = lessons.sets(method)[task]
+    labels = torch.from_numpy(each.images.labels)
+    if method.feed != "images":
+        return float(method(Batch(each.info, each.images[np.arange(len(labels))], labels)).total)
     size = lessons.backbone.view.size
     pixels = torch.stack(
         [torch.from_numpy(each.images[row][:size, :size].copy()).permute(2, 0, 1) for row in range(len(each.images))]
     )
-    labels = torch.from_numpy(each.images.labels)
     return float(method(Batch(each.info, lessons.backbone.pixels(pixels), labels)).total)
 
 
