@@ -38,6 +38,9 @@ from ..learning import (
 VARIANTS: dict[str, tuple[str, dict]] = {
     "moe-adapters-strict": ("moe-adapters", {"strict": True}),
     "moe-adapters-shared": ("moe-adapters", {"experts": 2, "shared_router": True, "freeze": 0}),
+    "linear-adapter-soft": ("linear-adapter", {"retention": "soft", "replay": "exemplars", "start": "random"}),
+    "attention-adapter-pooled": ("attention-adapter", {"tokens": "pooled", "replay": "gaussian"}),
+    "prompt-tuning-plain": ("prompt-tuning", {"retention": "none", "replay": "none", "context_words": ""}),
     "rail-published": ("rail", {"fusion": "published", "ridge": 10.0, "random_features": 64}),
     "rail-dual-search": ("rail-dual", {"ridge": "search", "calibration": 4}),
 }
@@ -149,6 +152,7 @@ def test_described(name: str):
     assert kind.promises <= PROMISES
     assert kind.reads
     assert kind.reads <= {"images", "embeddings"}
+    assert "embeddings" not in kind.reads or kind.feed == "embeddings" or not kind.trains
     for attribute, member in inspect.getmembers(kind, inspect.isfunction):
         if not attribute.startswith("_") and member.__module__.startswith("everclip"):
             assert member.__doc__, attribute

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from everclip.errors import InputError
+from everclip.methods.adapters import AttentionAdapterMethod, LinearAdapterMethod
 from everclip.methods.class_means import LDA, NCM
 from everclip.methods.full_model import Finetune, Joint, Separate
 from everclip.methods.method import ORIGINAL, Batch, Loss, Method, MethodConfig
 from everclip.methods.moe_adapters import MoEAdapters
+from everclip.methods.prompt_tuning import PromptTuning
 from everclip.methods.ridge import RAIL, DualRAIL, RanPAC
 from everclip.methods.zero_shot import ZeroShot
 
@@ -14,8 +16,11 @@ __all__ = ["METHODS", "ORIGINAL", "Batch", "Loss", "Method", "MethodConfig", "me
 
 METHODS: dict[str, type[Method]] = {
     method.name: method
-    for method in (ZeroShot, Finetune, MoEAdapters, NCM, LDA, RanPAC, RAIL, DualRAIL, Joint, Separate)
-}
+    for method in (
+        ZeroShot, Finetune, MoEAdapters, LinearAdapterMethod, AttentionAdapterMethod, PromptTuning, NCM, LDA, RanPAC,
+        RAIL, DualRAIL, Joint, Separate,
+    )
+}  # fmt: skip
 
 
 def method_class(name: str) -> type[Method]:
