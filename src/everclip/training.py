@@ -204,7 +204,7 @@ class Trainer:
             rate = lr_at(step, self.base_lr, self.config.warmup, self.total)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            torch.manual_seed(mix(self.seed, self.sets[0].info.index, step))
+            self._seed(step)
             loss = self.method(batch)
             self.optimizer.zero_grad(set_to_none=True)
             loss.total.backward()
@@ -230,6 +230,13 @@ class Trainer:
         for each in self.sets:
             if isinstance(each.images, FrozenImages):
                 self.method.remember(each.info, each.images)
+
+    def _seed(self, step: int) -> None:
+        seed = mix(self.seed, self.sets[0].info.index, step)
+        if self.method.backbone.device.type == "cpu":
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed walks the stack for CUDA, half a millisecond
+        else:
+            torch.manual_seed(seed)
 
     def _batches(self, first: int) -> Iterator[tuple[int, Batch]]:
         """Batches from step `first` on."""
