@@ -55,7 +55,7 @@ def test_gaussians_have_the_means_and_the_pooled_covariance():
     replay = GaussianReplay()
     for images, own in zip((one, two), columns, strict=True):
         replay.remember(images, own)
-    replay.begin(columns)
+    replay.begin(columns, 4)
     assert replay.classes.tolist() == [0, 1, 2]
     x = torch.cat([unit(one), unit(two)])
     owners = torch.cat([columns[0][one.labels], columns[1][two.labels]])
@@ -75,7 +75,7 @@ def test_gaussians_of_one_image_each_are_that_image():
     images = images_of([0, 1], 3)
     replay = GaussianReplay()
     replay.remember(images, torch.tensor([0, 1]))
-    replay.begin([torch.tensor([0, 1])])
+    replay.begin([torch.tensor([0, 1])], 4)
     samples, targets = drawn(replay, 50)
     torch.testing.assert_close(samples, unit(images).float()[targets], rtol=0, atol=1e-4)
 
@@ -83,7 +83,7 @@ def test_gaussians_of_one_image_each_are_that_image():
 @pytest.mark.parametrize("replay", [GaussianReplay(), ExemplarReplay(20)])
 def test_a_class_without_an_image_is_not_drawn(replay: Replay):
     replay.remember(images_of([0, 2, 0, 2], 4), torch.tensor([0, 1, 2]))
-    replay.begin([torch.tensor([0, 1, 2])])
+    replay.begin([torch.tensor([0, 1, 2])], 4)
     assert replay.classes.tolist() == [0, 2]
     samples, targets = drawn(replay, 200)
     assert set(targets.tolist()) == {0, 2}
@@ -135,7 +135,7 @@ def test_exemplars_are_drawn_uniformly_over_classes():
     replay = ExemplarReplay(100)
     images = images_of([0] * 30 + [1] * 2, 1)
     replay.remember(images, torch.tensor([0, 1]))
-    replay.begin([torch.tensor([0, 1])])
+    replay.begin([torch.tensor([0, 1])], 4)
     samples, targets = drawn(replay, 4000)
     assert abs(int(targets.sum()) - 2000) < 150
     kept = {(column, tuple(row.tolist())) for column, row in zip(replay.columns.tolist(), replay.features, strict=True)}
@@ -145,7 +145,8 @@ def test_exemplars_are_drawn_uniformly_over_classes():
 
 def test_more_classes_than_exemplars():
     with pytest.raises(InputError, match="exemplars=2 are too few for 3 classes; allow 3 or more"):
-        ExemplarReplay(2).remember(images_of([0, 1, 2], 1), torch.tensor([0, 1, 2]))
+        ExemplarReplay(2).begin([], 3)
+    ExemplarReplay(3).begin([], 3)
 
 
 # -- stored ------------------------------------------------------------------------------------------------------------
@@ -159,7 +160,7 @@ def test_what_is_stored_draws_the_same(kind, tmp_path: Path):
         replay.remember(images_of([0, 1, 1, 0], seed), own)
     restored = through_storage(replay, kind(), 2)
     for each in (replay, restored):
-        each.begin(columns)
+        each.begin(columns, 4)
     for one, other in zip(drawn(replay, 30), drawn(restored, 30), strict=True):
         assert torch.equal(one, other)
 
@@ -167,7 +168,7 @@ def test_what_is_stored_draws_the_same(kind, tmp_path: Path):
 def test_nothing_is_kept_without_replay():
     replay = Replay()
     replay.remember(images_of([0, 1], 1), torch.tensor([0, 1]))
-    replay.begin([torch.tensor([0, 1])])
+    replay.begin([torch.tensor([0, 1])], 4)
     assert len(replay.classes) == 0
     assert replay.sealed(0) == replay.working() == {}
     with pytest.raises(NotImplementedError):

@@ -39,11 +39,12 @@ class Replay:
     def __init__(self) -> None:
         self.classes = torch.empty(0, dtype=torch.int64)
 
-    def begin(self, columns: Sequence[Tensor]) -> None:
+    def begin(self, columns: Sequence[Tensor], seen: int) -> None:
         """Get ready to draw while a task is learned.
 
         Args:
             columns: per finished task, the joint column of each of its classes.
+            seen: how many classes there are with those of the task that begins.
         """
 
     def draw(self, count: int) -> tuple[Tensor, Tensor]:
@@ -82,7 +83,7 @@ class GaussianReplay(Replay):
         self.tasks: list[dict[str, Tensor]] = []
         self._means, self._root = torch.empty(0), torch.empty(0)
 
-    def begin(self, columns: Sequence[Tensor]) -> None:
+    def begin(self, columns: Sequence[Tensor], seen: int) -> None:
         """Join the statistics of the finished tasks."""
         if not columns:
             return
@@ -134,8 +135,14 @@ class ExemplarReplay(Replay):
         self.columns = torch.empty(0, dtype=torch.int64)  # sorted; within a class in the order of herding
         self._counts = torch.empty(0, dtype=torch.int64)
 
-    def begin(self, columns: Sequence[Tensor]) -> None:
-        """Count the exemplars of each class."""
+    def begin(self, columns: Sequence[Tensor], seen: int) -> None:
+        """Count the exemplars of each class.
+
+        Raises:
+            InputError: there are more classes than exemplars.
+        """
+        if quota(self.budget, seen) == 0:
+            raise InputError(f"exemplars={self.budget} are too few for {seen} classes; allow {seen} or more.")
         self._counts = torch.bincount(self.columns)
         self.classes = self._counts.nonzero().flatten()
 
@@ -146,15 +153,9 @@ class ExemplarReplay(Replay):
         return self.features[(self._counts.cumsum(0) - self._counts)[columns] + within], columns
 
     def remember(self, images: FrozenImages, columns: Tensor) -> None:
-        """Share the budget among the classes seen now.
-
-        Raises:
-            InputError: there are more classes than exemplars.
-        """
+        """Share the budget among the classes seen now."""
         seen = 1 + int(torch.cat([self.columns, columns]).max())
         share = quota(self.budget, seen)
-        if share == 0:
-            raise InputError(f"exemplars={self.budget} are too few for {seen} classes; allow {seen} or more.")
         if not len(self.columns):
             self.features = torch.empty(0, *images.features.shape[1:])
         owners = columns[torch.from_numpy(images.labels)]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from everclip.backbone import Backbone
 from everclip.features import Feed, FrozenFeatures, FrozenImages
-from everclip.methods.joint import joint_columns, joint_texts
+from everclip.methods.joint import joint_columns, joint_keys, joint_texts
 from everclip.methods.method import ORIGINAL, Batch, Loss, Method, MethodConfig, as_cpu
 from everclip.replay import ExemplarReplay, GaussianReplay, Replay
 from everclip.retention import fuse, retain
@@ -80,7 +80,7 @@ class Retained(Method):
 
     def _prepare(self) -> None:
         *finished, self._columns = joint_columns(self.tasks)
-        self.replay.begin(finished)
+        self.replay.begin(finished, len(joint_keys(self.tasks)))
         self.begin_texts()
 
     def begin_texts(self) -> None:
