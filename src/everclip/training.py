@@ -104,7 +104,7 @@ class Position:
     optimizer: dict[str, Tensor]
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=32)
 def _order(count: int, seed: int, task: int, epoch: int) -> np.ndarray:
     """In which order an epoch shows the images of a task; kept, for a permutation of all costs more than a step."""
     return np.random.default_rng([seed, task, epoch]).permutation(count)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -19,6 +21,11 @@ from everclip.streams.stream import TaskInfo
 class PromptTuningConfig(RetainedConfig):
     """Settings of prompt tuning."""
 
+    retention: Literal["hard", "soft", "none"] = Field(
+        "soft",
+        description="after every task but the first: old and new are mixed by how much they changed (soft), or the "
+        "least changed entries go back (hard), which prompts do not survive: their entries mean nothing one by one",
+    )
     context: int = Field(16, ge=1, description="learned vectors before the class name")
     context_words: str = Field(
         "a photo of a", description="words that the last of them start from; the others start at random"
@@ -35,6 +42,7 @@ class PromptTuning(Retained):
     summary = "learned context vectors before the class name, with parameter retention and replay"
     paper = "after Liu et al. 2023, arXiv 2310.20348 (a reconstruction); context vectors as Zhou et al. 2022"
     Config = PromptTuningConfig
+    defaults: ClassVar[dict] = Retained.defaults | {"lr": 1e-2}
 
     def __init__(self, backbone: Backbone, config: PromptTuningConfig, features: FrozenFeatures | None = None) -> None:
         super().__init__(backbone, config, features)
