@@ -116,8 +116,9 @@ def test_exemplars_stand_near_the_class_mean():
     replay.remember(images, torch.tensor([0]))
     mean = unit(images).mean(dim=0)
     chosen = F.normalize(replay.features, dim=-1).double().mean(dim=0)
-    random = torch.stack([unit(images)[torch.randperm(60)[:6]].mean(dim=0) for _ in range(50)])
-    assert (chosen - mean).norm() < (random - mean).norm(dim=1).min()
+    rng = torch.Generator().manual_seed(0)
+    random = torch.stack([unit(images)[torch.randperm(60, generator=rng)[:6]].mean(dim=0) for _ in range(200)])
+    assert (chosen - mean).norm() < (random - mean).norm(dim=1).quantile(0.05)
 
 
 def test_a_class_that_comes_again_is_chosen_anew():
