@@ -66,11 +66,13 @@ def test_names_are_text_wherever_they_come_from():
         assert name in page.text
 
 
-def test_every_headline_figure_and_matrix_entry_is_shown_for_every_candidate_set():
-    results = build()
+@pytest.mark.parametrize("scenario", ["multi-domain", "class-incremental"])
+def test_every_headline_figure_and_matrix_entry_is_shown_for_every_candidate_set(scenario):
+    results = build(scenario=scenario)
     html = render(results)
     panels = [part.split("</section>")[0] for part in html.split('<section class="panel"')[1:]]
     assert len(panels) == 3
+    assert ("of all classes learned so far" in html) == (scenario == "class-incremental")
     for panel, figures in zip(panels, results["by_candidates"].values(), strict=True):
         for source in (figures, figures["above_chance"]):
             for name in ("transfer", "average", "last"):

@@ -20,6 +20,11 @@ _HEADLINE = {
     "average": ("Average", "over the whole stream"),
     "last": ("Last", "after the last task"),
 }
+_INCREMENTAL = _HEADLINE | {
+    "average": ("Average", "of all classes learned so far, mean over steps"),
+    "last": ("Last", "of all classes, after the last step"),
+}
+"""The same of class-incremental streams."""
 _WIDE = 6  # with more columns than this, their names stand upright
 
 
@@ -102,13 +107,14 @@ def _tab_rules(count: int) -> str:
 def _panel(results: Mapping[str, Any], candidates: str) -> str:
     figures = results["by_candidates"][candidates]
     known, total = figures["above_chance"], len(results["datasets"])
+    headline = _INCREMENTAL if results["scenario"] == "class-incremental" else _HEADLINE
     cards = "".join(
         f'<div class="card">{title} <span class="soft">{when}</span>'
         f"<b>{_percent(figures[name])}<small> %</small></b>"
         f'<span class="soft">{_interval(figures["ci95"][name])}</span>'
         f'<div class="domains"><span class="soft">at least twice chance:</span> {_percent(known[name])} '
         f'<span class="soft">{_interval(known["ci95"][name])}</span></div></div>\n'
-        for name, (title, when) in _HEADLINE.items()
+        for name, (title, when) in headline.items()
     )
     others = [
         ("forgetting", figures["forgetting"]),
