@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from everclip.config import Config
 from everclip.errors import InputError
+from everclip.experiment import run
 from everclip.streams import Protocol, open_stream, stream_defaults
 from tests import tiny
 
@@ -64,6 +66,22 @@ def test_folders_as_steps_bring_new_classes_and_more_images_of_known_ones(tmp_pa
     assert june.keys == ((0, 1), (0, 2)), "bee is the bee of May"
     apart = open_stream(f"folders:{first},{second}", Protocol()).infos
     assert not set(apart[0].keys) & set(apart[1].keys), "in a multi-domain stream it is another one"
+
+
+@pytest.mark.parametrize("method", ["ncm", "linear-adapter"])
+def test_learned_end_to_end(tiny_clip: Path, tmp_path: Path, method: str):
+    """Three classes in two steps, one of which comes twice: one answer per class, judged over all of them."""
+    first = tiny.image_folder(tmp_path / "may", ["ant", "bee"])
+    second = tiny.image_folder(tmp_path / "june", ["bee", "cow"], seed=1)
+    settings = {"method": method, "stream": f"cil:{first},{second}", "backbone": str(tiny_clip), "device": "cpu"}
+    results = run(Config.of(settings), tmp_path / "run")
+    assert (results["scenario"], results["protocol"]["candidates"]) == ("class-incremental", "seen")
+    assert [dataset["classes"] for dataset in results["datasets"]] == [2, 2]
+    seen, every = results["by_candidates"]["seen"], results["by_candidates"]["all"]
+    matrix = np.array(seen["matrix"])
+    assert matrix[-1].tolist() == every["matrix"][-1], "in the end all classes are seen, each once"
+    assert results["last"] == pytest.approx(matrix[-1].mean()), "both steps have as many test images"
+    assert results["average"] == pytest.approx((matrix[0, 0] + matrix[-1].mean()) / 2)
 
 
 def test_shots_and_validation_hold_in_every_step(animals: Path):
