@@ -15,7 +15,7 @@ from torch import Tensor
 from everclip.backbone import Backbone
 from everclip.data import Images, LabeledEmbeddings, cache_key, embedding_cache
 from everclip.errors import InputError
-from everclip.prompts import class_tokens, encode_classes
+from everclip.prompts import class_tokens, encode_classes, encode_texts
 
 BATCH = 256
 """Images per forward pass without gradient."""
@@ -56,6 +56,13 @@ class FrozenFeatures:
         backbone = self.backbone
         key = cache_key(backbone.digest, backbone.view.key, backbone.precision, backbone.device.type, data.key)
         array = embedding_cache(key, lambda: embed_images(data, backbone.encode_image, backbone).numpy())
+        return torch.from_numpy(np.array(array))
+
+    def texts(self, tokens: Tensor) -> Tensor:
+        """Un-normalized text features (P, D) of token ids (P, context), float32 on the CPU; cached as images are."""
+        backbone = self.backbone
+        key = cache_key(backbone.digest, backbone.precision, backbone.device.type, "texts", str(tokens.tolist()))
+        array = embedding_cache(key, lambda: encode_texts(backbone.encode_text, tokens).cpu().numpy())
         return torch.from_numpy(np.array(array))
 
     def classes(self, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
