@@ -5,12 +5,12 @@ from __future__ import annotations
 from everclip.errors import InputError
 from everclip.methods.class_means import LDA, NCM
 from everclip.methods.full_model import Finetune, Joint, Separate
-from everclip.methods.method import ORIGINAL, Batch, Loss, Method, MethodConfig
+from everclip.methods.method import ORIGINAL, Batch, Loss, Method, MethodConfig, Reference, Sources
 from everclip.methods.moe_adapters import MoEAdapters
 from everclip.methods.ridge import RAIL, DualRAIL, RanPAC
 from everclip.methods.zero_shot import ZeroShot
 
-__all__ = ["METHODS", "ORIGINAL", "Batch", "Loss", "Method", "MethodConfig", "method_class"]
+__all__ = ["METHODS", "ORIGINAL", "Batch", "Loss", "Method", "MethodConfig", "Reference", "Sources", "method_class"]
 
 METHODS: dict[str, type[Method]] = {
     method.name: method
