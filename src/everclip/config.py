@@ -30,7 +30,7 @@ class Setup(BaseModel):
         None, description="folder of unlabeled images that stand for everything that no task teaches"
     )
     reference_texts: str | None = Field(
-        None, description="UTF-8 file with one text per line, of no task: what methods that distil compare images with"
+        None, description="UTF-8 file with one text per line, of no task: what methods that distill compare images with"
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps, …")
     precision: Precision = Field("float32", description="float32 or bf16 (autocast)")

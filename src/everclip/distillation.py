@@ -16,7 +16,7 @@ Weights = Iterable[Tensor]
 
 
 def distillation(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
-    """KD(p, q) = T² · mean over rows of CE(softmax(p / T), log_softmax(q / T)) (ZSCL, arXiv 2303.06628, eq. 2).
+    """KD(p, q) = T² · mean over rows of CE(softmax(p / T), log_softmax(q / T)) (ZSCL, arXiv 2303.06628; METHODS §4).
 
     Cross-entropy and not KL divergence: its least value is the teacher's entropy, not 0; the gradients are the same.
 

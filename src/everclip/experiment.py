@@ -101,6 +101,7 @@ class Experiment:
                 f"stream '{self.stream.name}' gives {self.stream.kind}."
             )
         config.training.lr_of(0, len(self.stream.tasks))
+        texts = read_texts(config.setup.reference_texts) if config.setup.reference_texts else None
         device = resolve_device(config.setup.device)
         self.backbone = Backbone.load(config.setup.backbone, device, config.setup.precision)
         self.features = FrozenFeatures(self.backbone)
@@ -114,7 +115,6 @@ class Experiment:
         self.reference: Images | None = None
         if config.setup.reference:
             self.reference = self.material.viewed(read_unlabeled(config.setup.reference), "reference images")
-        texts = read_texts(config.setup.reference_texts) if config.setup.reference_texts else None
         torch.manual_seed(config.protocol.seed)
         self.method: Method = self.method_type(self.backbone, config.settings, self.features).to(device)
         self.method.provide(Sources(self._views, self.reference, texts))

@@ -1,4 +1,4 @@
-"""Methods that distil: on reference images, the model being trained keeps saying what a teacher says (METHODS §4).
+"""Methods that distill: on reference images, the model being trained keeps saying what a teacher says (METHODS §4).
 
 What a teacher says of a fixed set of images and texts is a constant. It is computed once: when a task begins, or once
 for all where the teacher is the pretrained CLIP (cached on disk). No second model is kept and a step pays for the
@@ -26,7 +26,7 @@ Teacher = Literal["pretrained", "previous"]
 
 
 class DistilledConfig(PromptedConfig):
-    """Settings of methods that distil."""
+    """Settings of methods that distill."""
 
     kd_temperature: float = Field(2.0, gt=0, allow_inf_nan=False, description="temperature T of the distillation")
     kd_image_weight: float = Field(
@@ -43,7 +43,7 @@ class DistilledConfig(PromptedConfig):
 
 
 class Distilled(FullModel):
-    """Base of methods that distil.
+    """Base of methods that distill.
 
     With reference images x and texts t, teacher (f0, g0) and student f: R0 = s f̄0(x) ḡ0(t)ᵀ, R = s f̄(x) ḡ0(t)ᵀ and
     L_img = KD(R0, R), L_txt = KD(R0ᵀ, Rᵀ). Subclasses say which images, which texts and which teacher.
@@ -52,7 +52,7 @@ class Distilled(FullModel):
     needs_start = True
 
     def reference_images(self, task: TaskInfo) -> Images | None:
-        """Images to distil on while a task trains; None where there are none."""
+        """Images to distill on while a task trains; None where there are none."""
         raise NotImplementedError
 
     def reference_tokens(self, task: TaskInfo) -> Tensor:
@@ -114,7 +114,7 @@ class LwF(Distilled):
     """Learning without forgetting: the task's own images and class prompts, answered as before the task."""
 
     name = "lwf"
-    summary = "distils on the task's own images and class prompts from the model before the task"
+    summary = "distills on the task's own images and class prompts from the model before the task"
     paper = "Li and Hoiem 2016, arXiv 1606.09282; as baseline of ZSCL, arXiv 2303.06628"
     Config = DistilledConfig
 
@@ -137,7 +137,7 @@ class LwFVR(LwF):
     """LwF with a vocabulary replayed: random sentences take the place of the class prompts."""
 
     name = "lwf-vr"
-    summary = "distils on the task's own images and random sentences from the model before the task"
+    summary = "distills on the task's own images and random sentences from the model before the task"
     paper = "Ding et al. 2022, arXiv 2207.09248; as baseline of ZSCL, arXiv 2303.06628"
     Config = LwFVRConfig
 

@@ -42,7 +42,7 @@ class ICaRL(Distilled):
     """
 
     name = "icarl"
-    summary = "keeps exemplars of earlier tasks and distils on them from the model before the task"
+    summary = "keeps exemplars of earlier tasks and distills on them from the model before the task"
     paper = "Rebuffi et al. 2017, arXiv 1611.07725; as baseline of ZSCL, arXiv 2303.06628"
     Config = ICaRLConfig
 

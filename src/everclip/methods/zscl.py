@@ -40,7 +40,7 @@ class ZSCL(Distilled, WeightConsolidation):
     """Distillation from the pretrained CLIP on reference images, L_wc, and the mean of the weights along the way."""
 
     name = "zscl"
-    summary = "distils from the original CLIP on reference images, consolidates and averages the weights"
+    summary = "distills from the original CLIP on reference images, consolidates and averages the weights"
     paper = "Zheng et al. 2023, arXiv 2303.06628"
     Config = ZSCLConfig
     requires: ClassVar[frozenset[Requirement]] = frozenset({"reference"})
