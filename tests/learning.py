@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from safetensors.torch import load, save
@@ -13,7 +12,7 @@ from torch import Tensor
 from everclip.backbone import Backbone
 from everclip.data import Images, Joined, decoded, viewed
 from everclip.evaluation import TestSet
-from everclip.features import FrozenFeatures, embed_images
+from everclip.features import FrozenFeatures
 from everclip.methods import ORIGINAL, Method, Sources
 from everclip.streams import Protocol, Task, TaskInfo, open_stream
 from everclip.training import Position, Trainer, TrainingConfig, TrainingSet
@@ -29,6 +28,7 @@ class Lessons:
     features: FrozenFeatures
     tasks: list[Task]
     training: list[TrainingSet]
+    views: list[Images]
     tests: list[TestSet]
 
     @property
@@ -49,15 +49,24 @@ class Lessons:
 
     def stages(self, method: Method) -> list[list[TrainingSet]]:
         """What is learned at a time."""
-        return [self.training] if method.all_at_once else [[each] for each in self.training]
+        sets = self.sets(method)
+        return [sets] if method.all_at_once else [[each] for each in sets]
+
+    def sets(self, method: Method) -> list[TrainingSet]:
+        """Every task's training images, as the method is fed with them."""
+        if method.feed == "images":
+            return self.training
+        every = zip(self.infos, self.views, strict=True)
+        return [TrainingSet(info, self.features.frozen(views, method.feed)) for info, views in every]
 
 
 def lessons_of(backbone: Backbone, stream: str) -> Lessons:
     tasks = open_stream(stream, Protocol(seed=SEED)).tasks
     size = backbone.view.size
     training = [TrainingSet(task.info, decoded(task.train, 2 * size)) for task in tasks]
+    views = [viewed(task.train, backbone.view) for task in tasks]
     tests = [TestSet(task.info, viewed(task.test, backbone.view)) for task in tasks]
-    return Lessons(backbone, FrozenFeatures(backbone), list(tasks), training, tests)
+    return Lessons(backbone, FrozenFeatures(backbone), list(tasks), training, views, tests)
 
 
 def new_method(kind: type[Method], lessons: Lessons, seed: int = SEED, **settings) -> Method:
@@ -154,9 +163,8 @@ def answers(method: Method, lessons: Lessons, learned: int) -> dict[tuple, Tenso
     routes = [ORIGINAL, *(range(learned) if method.routed else [0])]
     said: dict[tuple, Tensor] = {}
     for route in routes:
-        encode = partial(method.embed, route=route)
         for test in lessons.tests:
-            said["images", route, test.info.index] = embed_images(test.data, encode, lessons.backbone)
+            said["images", route, test.info.index] = method.embed_all(test.data, route)
             said["classes", route, test.info.index] = method.classifier(test.info, route).clone()
     return said
 
@@ -169,7 +177,7 @@ def judgment(method: Method, lessons: Lessons) -> dict[tuple, Tensor]:
     bank = torch.cat([method.classifier(info, 0) for info in lessons.infos])
     said: dict[tuple, Tensor] = {}
     for test in lessons.tests:
-        images = embed_images(test.data, partial(method.embed, route=0), lessons.backbone)
+        images = method.embed_all(test.data, 0)
         logits = lessons.backbone.logit_scale * images @ bank.T
         every = {"all": torch.ones(len(classes), dtype=torch.bool)}
         p = method.posterior(images, logits, classes, every)["all"]

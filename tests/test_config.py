@@ -27,6 +27,13 @@ def test_round_trip(method: str, selector: str):
     assert set(flat) == {name for section in sections for name in section.model_fields}
 
 
+def test_a_stream_may_have_a_protocol_of_its_own():
+    birds = {"method": "finetune", "stream": "cil:birds:10"}
+    assert Config.of(birds).protocol.candidates == "seen"
+    assert Config.of(birds | {"candidates": "all"}).protocol.candidates == "all"
+    assert Config.of(NEEDED).protocol.candidates == "task"
+
+
 def refused(values: dict) -> str:
     with pytest.raises(InputError) as error:
         Config.of(values)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from everclip import evaluation
 from everclip.evaluation import ROUTE_FLOOR, Evaluator, TestSet
 from everclip.methods import ORIGINAL, Method, MethodConfig
 from everclip.selectors import Selector, SelectorConfig, selector_class
@@ -175,10 +176,17 @@ class World:
         return evaluator(self.tests, self.method, Told(self.infos[:learned], self.tables), **protocol)
 
 
-def random_world(counts: tuple[int, ...] = (40, 30, 20), learned: int = 3, seed: int = 0) -> World:
-    """Random tables for a routed method, and a soft selector over `learned` tasks."""
+def random_world(
+    counts: tuple[int, ...] = (40, 30, 20), learned: int = 3, seed: int = 0, one_space: bool = False
+) -> World:
+    """Random tables for a routed method, and a soft selector over `learned` tasks.
+
+    With `one_space`, b is one class in both tasks that have it, as in class-incremental streams.
+    """
     rng = np.random.default_rng(seed)
     infos = [info(0, "a", "b", "c"), info(1, "d", "b"), info(2, "e", "f", "g", "h")]
+    if one_space:
+        infos = [replace(task, known_as=tuple((0, ord(name)) for name in task.class_names)) for task in infos]
     labels = [rng.integers(len(task.class_names), size=n).tolist() for task, n in zip(infos, counts, strict=True)]
 
     def table(rows: int) -> Tensor:
@@ -197,44 +205,53 @@ def random_world(counts: tuple[int, ...] = (40, 30, 20), learned: int = 3, seed:
 
 
 def naive_answer(world: World, test: int, row: int, candidates: list[tuple[int, int]]) -> tuple[int, int]:
-    """p(c|x) = Σ_t p(t|x) · softmax_t(c) in plain loops; CLIP answers for a task without a candidate."""
+    """p(c|x) in plain loops: unlearned classes keep p_zs, the learned ones share the rest by the route."""
     method = world.method
     number = int(world.tests[test].data.numbers[row])
     share = world.tables[test][row].double().numpy()
     share = np.where(share < ROUTE_FLOOR, 0, share) / share[share >= ROUTE_FLOOR].sum()
-    total = dict.fromkeys(candidates, 0.0)
-    for column, task_route in enumerate([*range(len(share) - 1), ORIGINAL]):
-        route = task_route if any(task == task_route for task, _ in candidates) else ORIGINAL
+
+    def softmax(route: int, tasks: list[TaskInfo]) -> dict[tuple[int, int], float]:
         image = method.images[route][number].double().numpy()
         logits = {}
-        for task, label in candidates:
-            text = method.classes[route, task][label].double().numpy()
-            logits[task, label] = SCALE * image @ text / np.linalg.norm(image) / np.linalg.norm(text)
-        if route != ORIGINAL:
-            logits = {pair: value if pair[0] == route else -np.inf for pair, value in logits.items()}
+        for task in reversed(tasks):  # the first task that has a class speaks for it
+            for label, key in enumerate(task.keys):
+                if key in candidates:
+                    text = method.classes[route, task.index][label].double().numpy()
+                    logits[key] = SCALE * image @ text / np.linalg.norm(image) / np.linalg.norm(text)
         norm = sum(np.exp(value) for value in logits.values())
-        for pair in candidates:
-            total[pair] += share[column] * np.exp(logits[pair]) / norm
-    return max(total, key=lambda pair: total[pair])
+        return {key: np.exp(value) / norm for key, value in logits.items()}
+
+    zero_shot = softmax(ORIGINAL, world.infos)
+    taught = world.infos[: len(share) - 1]
+    learned = {key for task in taught for key in task.keys if key in candidates}
+    mass = sum(zero_shot[key] for key in learned)
+    total = {key: 0.0 if key in learned else p for key, p in zero_shot.items()}
+    for route in [*range(len(taught)), ORIGINAL]:
+        answer = softmax(route, [world.infos[route]]) if route != ORIGINAL else {}
+        for key in learned:  # CLIP answers for a task without a candidate
+            total[key] += share[route] * (mass * answer.get(key, 0.0) if answer else zero_shot[key])
+    assert sum(total.values()) == pytest.approx(1)
+    return max(total, key=lambda key: total[key])
 
 
+@pytest.mark.parametrize("one_space", [False, True])
 @pytest.mark.parametrize("learned", [1, 2, 3])
-def test_mixture_equals_plain_loops(learned: int):
-    world = random_world(learned=learned)
+def test_mixture_equals_plain_loops(learned: int, one_space: bool):
+    world = random_world(learned=learned, one_space=one_space)
     assert any((table < ROUTE_FLOOR).any() for table in world.tables.values()), "some shares are below the floor"
     outcomes = world.evaluator(learned).row(learned)
-    pairs = [(task.index, label) for task in world.infos for label in range(len(task.class_names))]
+    names = {key: name for task in world.infos for key, name in zip(task.keys, task.class_names, strict=True)}
+    assert len(names) == (8 if one_space else 9)
     for index, (test, outcome) in enumerate(zip(world.tests, outcomes, strict=True)):
-        sets = {
-            "task": [pair for pair in pairs if pair[0] == index],
-            "seen": [pair for pair in pairs if pair[0] == index or pair[0] < learned],
-            "all": pairs,
-        }
+        own = list(world.infos[index].keys)
+        known = [key for task in world.infos[:learned] for key in task.keys]
+        sets = {"task": own, "seen": list(dict.fromkeys(known + own)), "all": list(names)}
         for name, candidates in sets.items():
             found = [naive_answer(world, index, row, candidates) for row in range(len(test.data))]
-            truth = [(index, int(label)) for label in test.data.labels]
+            truth = [own[int(label)] for label in test.data.labels]
             assert outcome.correct[name].tolist() == [a == t for a, t in zip(found, truth, strict=True)]
-            called = [[world.infos[task].class_names[label] for task, label in answer] for answer in (found, truth)]
+            called = [[names[key] for key in answer] for answer in (found, truth)]
             assert outcome.by_name[name].tolist() == [a == t for a, t in zip(*called, strict=True)]
 
 
@@ -247,13 +264,29 @@ def test_against_its_own_classes_alone_an_unlearned_task_keeps_zero_shot():
     world.tables[2] = torch.eye(3)[[2] * 20]
     original = world.evaluator(2).row(2)[2]
     assert misrouted.correct["task"].tolist() == original.correct["task"].tolist()
-    assert misrouted.correct["seen"].sum() == 0, "the selector still decides where other classes are candidates"
     assert misrouted.routes.tolist() == [10, 10, 0]
 
 
-def test_many_unsure_routes_still_give_an_answer():
+@pytest.mark.parametrize("candidates", ["seen", "all"])
+def test_the_selector_takes_nothing_from_classes_that_nobody_taught(candidates: str):
+    """A selector cannot know them: it divides what CLIP gives to the learned classes, and no more."""
+    world = random_world(learned=2)
+    infos = world.infos
+    bank = torch.cat([F.normalize(world.method.classes[ORIGINAL, task.index], dim=1) for task in infos])
+    images = F.normalize(world.method.images[ORIGINAL], dim=1)[world.tests[2].data.numbers]
+    unlearned = (SCALE * images @ bank.T).softmax(dim=1)[:, 5:]
+    sure = (unlearned.max(dim=1).values > 0.5).numpy()  # no split of the rest can beat it
+    assert sure.sum() > 3
+    right = (unlearned.argmax(dim=1).numpy() == world.tests[2].data.labels)[sure]
+    for misrouted in (0, 1):
+        world.tables[2] = torch.eye(3)[[misrouted] * 20]
+        assert world.evaluator(2).row(2)[2].correct[candidates][sure].tolist() == right.tolist()
+
+
+def test_many_unsure_routes_still_give_an_answer(monkeypatch: pytest.MonkeyPatch):
     """With more than 1 / ROUTE_FLOOR routes of equal probability, each one alone is below the floor."""
-    tasks = 120
+    monkeypatch.setattr(evaluation, "ROUTE_FLOOR", 0.1)
+    tasks = 12
     infos = [info(index, f"class {index}", f"other {index}") for index in range(tasks)]
     images = dict.fromkeys([ORIGINAL, *range(tasks)], torch.tensor([[1.0, 0.0]]).repeat(tasks, 1))
     classes = {(route, task): torch.eye(2).flip(0) for route in images for task in range(tasks)}

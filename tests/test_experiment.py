@@ -68,6 +68,8 @@ OF = {
     "separate": {"method": "separate"},
     "rail": {"method": "rail", "random_features": 32},
     "moe-adapters": {"method": "moe-adapters", "strict": True, "iterations": 3, "checkpoint_every": 1},
+    **{name: {"method": name, "iterations": 3, "checkpoint_every": 1} for name in ("linear-adapter", "prompt-tuning")},
+    "attention-adapter": {"method": "attention-adapter", "iterations": 3, "checkpoint_every": 2, "retention": "soft"},
 }
 """What each method's runs change of the common settings."""
 
@@ -152,6 +154,9 @@ def test_all_at_once_has_one_row(values: dict, tmp_path: Path) -> None:
         ("separate", 22),
         *[("rail", n) for n in (1, 4, 12, 20)],
         *[("moe-adapters", n) for n in (20, 45, 55, 60)],
+        *[("linear-adapter", n) for n in (11, 39, 48)],
+        ("attention-adapter", 32),
+        ("prompt-tuning", 46),
     ],
 )
 def test_cut_off_and_resumed_is_the_same_run(

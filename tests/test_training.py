@@ -86,12 +86,15 @@ def test_order_depends_on_seed_task_and_epoch():
 
 
 @pytest.mark.parametrize("sets", [1, 2, 5])
-def test_schedule_gives_each_set_its_iterations(lessons: Lessons, sets: int):
-    owners = _schedule(lessons.training[:1] * sets, 20, seed=0)
-    assert Counter(owners.tolist()) == dict.fromkeys(range(sets), 20)
+def test_schedule_gives_each_set_its_steps(sets: int):
+    steps = [20 + number for number in range(sets)]
+    owners, turns = _schedule(steps, seed=0)
+    assert Counter(owners.tolist()) == dict(enumerate(steps))
+    for number in range(sets):
+        assert turns[owners == number].tolist() == list(range(steps[number]))
     if sets > 1:
         assert owners.tolist() != sorted(owners)
-        assert owners.tolist() != _schedule(lessons.training[:1] * sets, 20, seed=1).tolist()
+        assert owners.tolist() != _schedule(steps, seed=1)[0].tolist()
 
 
 def test_batches_hold_the_right_images_and_labels(lessons: Lessons):
@@ -252,3 +255,24 @@ def test_learning_rate_per_task(lessons: Lessons):
     assert TrainingConfig(lr=0.1).lr_of(7, 9) == 0.1
     with pytest.raises(InputError, match="lr lists 2 rates, but the stream has 3 tasks"):
         Trainer(method, lessons.training[:1], config, SEED, tasks=3, workers=1)
+
+
+# -- epochs ------------------------------------------------------------------------------------------------------------
+
+
+@given(images=st.integers(1, 500), batch=st.integers(1, 60), epochs=st.integers(1, 9))
+def test_epochs_take_the_place_of_iterations(images: int, batch: int, epochs: int):
+    steps = TrainingConfig(iterations=7, epochs=epochs, batch=batch).steps(images)
+    assert (steps - 1) * batch < epochs * images <= steps * batch
+    assert TrainingConfig(iterations=7, batch=batch).steps(images) == 7
+
+
+def test_every_task_has_its_own_epochs(lessons: Lessons):
+    """Joint training shows each image of each task as often, whatever the sizes of the tasks."""
+    method = trained(lessons, recipe(epochs=2, batch=3), WatchedJoint)
+    for each in lessons.training:
+        labels = torch.cat([batch.labels for batch in method.seen if batch.task == each.info])
+        count = len(each.images)
+        assert len(labels) == 3 * math.ceil(2 * count / 3)
+        assert Counter(labels[: 2 * count].tolist()) == Counter(2 * each.images.labels.tolist())
+    assert len(method.seen) == sum(math.ceil(2 * len(each.images) / 3) for each in lessons.training)

@@ -7,6 +7,7 @@ indices y (N,), one-hot targets Y (N, C), G = Σ φᵀφ, Q = Σ φᵀY.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,6 +58,35 @@ def unpack_symmetric(packed: Tensor) -> Tensor:
     matrix = packed.new_zeros(width, width)
     matrix[torch.ones_like(matrix, dtype=torch.bool).tril_()] = packed
     return matrix + matrix.tril(-1).T
+
+
+def joint_rows(columns: Sequence[Tensor], parts: Sequence[Tensor]) -> Tensor:
+    """What several tasks say of each class, summed: a class may come again in a later task.
+
+    Args:
+        columns: per task, the joint column of each of its classes (C_t,).
+        parts: per task, a row for each of its classes (C_t, …).
+
+    Returns:
+        (C, …), C the number of joint columns.
+    """
+    total = parts[0].new_zeros(1 + max(int(own.max()) for own in columns), *parts[0].shape[1:])
+    for own, part in zip(columns, parts, strict=True):
+        total.index_add_(0, own, part)
+    return total
+
+
+def joint_gram(packed: Sequence[Tensor]) -> Tensor:
+    """G of all tasks (M, M), from what `pack_symmetric` made of each one's."""
+    total = unpack_symmetric(packed[0])
+    for part in packed[1:]:
+        total += unpack_symmetric(part)
+    return total
+
+
+def scatter_around(means: Tensor, counts: Tensor, gram: Tensor) -> Tensor:
+    """Σ (φ − μ)(φ − μ)ᵀ around class means (C, M) with counts (C,), from G (M, M): G − Σ_c n_c μ_c μ_cᵀ."""
+    return gram - (means.T * counts) @ means
 
 
 def random_projection(width: int, features: int, seed: int) -> Tensor:

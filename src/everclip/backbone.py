@@ -27,6 +27,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from everclip.errors import EverclipError, InputError
+from everclip.tokens import output_tokens
 
 Precision = Literal["float32", "bf16"]
 
@@ -170,6 +171,17 @@ class Backbone(nn.Module):
         """Normalized pixels (B, 3, S, S) → un-normalized image features (B, D), float32."""
         with self._autocast():
             return self.model.encode_image(pixels).float()
+
+    def encode_tokens(self, pixels: Tensor) -> Tensor:
+        """Normalized pixels (B, 3, S, S) → output tokens in the embedding space (B, T, D), float32; see `tokens`.
+
+        Row 0 is what `encode_image` returns.
+
+        Raises:
+            InputError: the image tower is not a vision transformer.
+        """
+        with self._autocast():
+            return output_tokens(self.model.visual, self.model.encode_image, pixels, self.name).float()
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Token ids (P, context) → un-normalized text features (P, D), float32.

@@ -96,8 +96,8 @@ def run(
         "seed": seed, "device": device, "precision": precision, "workers": workers,
     }  # fmt: skip
     values = read_recipe(recipe, method) if recipe else {}
-    values |= _given({name: value for name, value in options.items() if value is not None}, settings or [])
-    configuration = config.Config.of(values)
+    given = _given({name: value for name, value in options.items() if value is not None}, settings or [])
+    configuration = config.Config.of(config.layered(values, given))
     out = out or config.default_directory(configuration)
     display = Display()
     experiment.run(configuration, out, resume, display)

@@ -14,7 +14,7 @@ from everclip.backbone import EMBEDDED, Precision
 from everclip.errors import InputError
 from everclip.methods import MethodConfig, method_class
 from everclip.selectors import SelectorConfig, selector_class
-from everclip.streams import Protocol
+from everclip.streams import Protocol, stream_defaults
 from everclip.training import TrainingConfig
 
 
@@ -66,7 +66,7 @@ class Config:
             if not values.get(needed):
                 raise InputError(f"no {needed} is given; name one with --{needed} or in a recipe.")
         method = method_class(str(values["method"]))
-        given, values = values, {**method.defaults, **values}
+        given, values = values, layered({**stream_defaults(str(values["stream"])), **method.defaults}, values)
         selector = selector_class(str(values.get("selector", Protocol().selector)))
         models = (Setup, Protocol, TrainingConfig, method.Config, selector.Config)
         known = [name for model in models for name in model.model_fields]
@@ -79,6 +79,12 @@ class Config:
         """All settings as one flat dictionary that `Config.of` reads back."""
         parts = (self.setup, self.protocol, self.training, self.settings, self.selector_settings)
         return {name: value for part in parts for name, value in part.model_dump().items()}
+
+
+def layered(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings on top of others: `above` wins, and its iterations take the place of epochs from below."""
+    replaced = {"epochs"} if "iterations" in above else set()
+    return {name: value for name, value in below.items() if name not in replaced} | dict(above)
 
 
 def _validated(model: type[BaseModel], values: Mapping[str, Any]) -> Any:

@@ -19,7 +19,7 @@ from everclip.display import Display
 from everclip.errors import InputError
 from everclip.evaluation import Evaluator, Outcome, TestSet
 from everclip.faults import fault_point
-from everclip.features import FrozenFeatures
+from everclip.features import FrozenFeatures, FrozenImages
 from everclip.learned import LearnedRun
 from everclip.material import Material, data_digest
 from everclip.methods import Method, MethodConfig, Sources, method_class
@@ -130,7 +130,7 @@ class Experiment:
         )
         self.source: LearnedRun | None = None
         if config.setup.learned is not None:
-            if not self.method_type.routed:
+            if not self.method.routed:
                 raise InputError(
                     f"method '{self.method_type.name}' has one answer for every image: no selector matters."
                 )
@@ -200,12 +200,9 @@ class Experiment:
         resumed_at = state.step
         if resumed_at is None:
             self._begin(number)
-        read: list[Images | LabeledEmbeddings | ImageSource] = [task.train for task in stage]
+        read: list[Images | FrozenImages | LabeledEmbeddings | ImageSource] = [task.train for task in stage]
         if method.trains:
-            sets = [
-                TrainingSet(task.info, self.material.decoded(task.train, f"{task.name}: training images"))
-                for task in stage
-            ]
+            sets = [TrainingSet(task.info, self._training_images(task)) for task in stage]
             self._train(number, sets, resumed_at)
             read = [each.images for each in sets]
         elif method.closed_form:
@@ -234,6 +231,13 @@ class Experiment:
         learned = [task.info for done in self._stages[: number + 1] for task in done]
         source.load(self.method, number, learned)
         self.state.learned += source.learned.learned[len(learned) - len(stage) : len(learned)]
+
+    def _training_images(self, task: Task) -> Images | FrozenImages:
+        """What the training steps of a task draw from."""
+        what, feed = f"{task.name}: training images", self.method.feed
+        if feed == "images":
+            return self.material.decoded(task.train, what)
+        return self.features.frozen(self.material.viewed(task.train, what), feed)
 
     def _accumulate(self, task: Task) -> Images | LabeledEmbeddings:
         """Show a closed-form method the frozen features of a task's training images, each once."""
@@ -381,6 +385,7 @@ class Experiment:
             "method": self.method_type.name,
             "backbone": {"name": self.backbone.name, "digest": self.backbone.digest},
             "stream": self.stream.name,
+            "scenario": self.stream.scenario,
             "protocol": {
                 "stream": self.stream.name,
                 "tasks": [task.name for task in tasks],

@@ -7,18 +7,62 @@ selectors, methods on embeddings, the route to the original CLIP) takes them fro
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from everclip.backbone import Backbone
-from everclip.data import Images, LabeledEmbeddings, cache_key, embedding_cache
+from everclip.data import Images, LabeledEmbeddings, cache_key, embedding_cache, streamed_cache
 from everclip.errors import InputError
 from everclip.prompts import class_tokens, encode_classes, encode_texts
 
 BATCH = 256
 """Images per forward pass without gradient."""
+
+Feed = Literal["images", "embeddings", "tokens"]
+"""What a method is fed: pixels (B, 3, S, S), or frozen features: embeddings (B, D), output tokens (B, T, D)."""
+
+
+@dataclass(frozen=True)
+class FrozenImages:
+    """Labeled images as frozen features: what a method that is fed with features learns from.
+
+    Attributes:
+        data: the images, or embeddings that were given without them.
+        features: embeddings (N, D) or output tokens (N, T, D), float32, un-normalized; memory-mapped where cached.
+    """
+
+    data: Images | LabeledEmbeddings
+    features: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, rows: np.ndarray) -> Tensor:
+        """A copy of some rows, on the CPU: (B, D) or (B, T, D)."""
+        return torch.from_numpy(self.features[rows])
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """Class within the task (N,), int64."""
+        return np.asarray(self.data.labels)
+
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """(name, reason) of every image that could not be used."""
+        return self.data.skipped if isinstance(self.data, Images) else []
+
+    def name(self, index: int) -> str:
+        """What messages call the image."""
+        return self.data.name(index) if isinstance(self.data, Images) else f"embedding {index}"
+
+    def embeddings(self, rows: np.ndarray) -> Tensor:
+        """Embeddings of some rows (B, D), on the CPU: of tokens, the first."""
+        return torch.from_numpy(self.features[rows] if self.features.ndim == 2 else self.features[rows, 0])
 
 
 @torch.no_grad()
@@ -30,6 +74,15 @@ def embed_images(images: Images, encode: Callable[[Tensor], Tensor], backbone: B
         pixels = torch.from_numpy(np.ascontiguousarray(images[rows[start : start + BATCH]]))
         parts.append(encode(backbone.pixels(pixels)).cpu())
     return torch.cat(parts) if parts else torch.empty(0, backbone.embed_dim)
+
+
+@torch.no_grad()
+def embed_features(frozen: FrozenImages, encode: Callable[[Tensor], Tensor], backbone: Backbone, rows=None) -> Tensor:
+    """As `embed_images`, from frozen features instead of pixels."""
+    rows = np.arange(len(frozen)) if rows is None else rows
+    parts = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
+    done = [encode(frozen[part].to(backbone.device)).cpu() for part in parts]
+    return torch.cat(done) if done else torch.empty(0, backbone.embed_dim)
 
 
 class FrozenFeatures:
@@ -45,6 +98,17 @@ class FrozenFeatures:
         Raises:
             InputError: precomputed embeddings of another width than the backbone's.
         """
+        return torch.from_numpy(np.array(self._embeddings(data)))
+
+    def frozen(self, data: Images | LabeledEmbeddings, feed: Feed) -> FrozenImages:
+        """Images as embeddings or output tokens, memory-mapped from the cache; computed where it has none.
+
+        Raises:
+            InputError: embeddings of another width than the backbone's, or tokens of what has none.
+        """
+        return FrozenImages(data, self._tokens(data) if feed == "tokens" else self._embeddings(data))
+
+    def _embeddings(self, data: Images | LabeledEmbeddings) -> np.ndarray:
         width = self.backbone.embed_dim
         if isinstance(data, LabeledEmbeddings):
             if data.embeddings.shape[1] != width:
@@ -52,11 +116,22 @@ class FrozenFeatures:
                     f"the embeddings have {data.embeddings.shape[1]} numbers each, but backbone "
                     f"'{self.backbone.name}' works with {width}; name the backbone they come from with --backbone."
                 )
-            return torch.from_numpy(np.ascontiguousarray(data.embeddings))
+            return data.embeddings
+        encode = self.backbone.encode_image
+        return embedding_cache(self._key(data), lambda: embed_images(data, encode, self.backbone).numpy())
+
+    def _tokens(self, data: Images | LabeledEmbeddings) -> np.ndarray:
+        """(N, T, D): much larger than the images themselves, so it never stands in memory as a whole."""
+        if isinstance(data, LabeledEmbeddings):
+            raise InputError("precomputed embeddings have no output tokens; give images, or choose another method.")
+        parts = np.split(np.arange(len(data)), range(BATCH, len(data), BATCH))
+        encode = self.backbone.encode_tokens
+        tokens = (embed_images(data, encode, self.backbone, rows).numpy() for rows in parts)
+        return streamed_cache(self._key(data, "tokens"), len(data), lambda: tokens)
+
+    def _key(self, data: Images, *what: str) -> str:
         backbone = self.backbone
-        key = cache_key(backbone.digest, backbone.view.key, backbone.precision, backbone.device.type, data.key)
-        array = embedding_cache(key, lambda: embed_images(data, backbone.encode_image, backbone).numpy())
-        return torch.from_numpy(np.array(array))
+        return cache_key(backbone.digest, backbone.view.key, backbone.precision, backbone.device.type, data.key, *what)
 
     def texts(self, tokens: Tensor) -> Tensor:
         """Un-normalized text features (P, D) of token ids (P, context), float32 on the CPU; cached as images are."""

@@ -102,11 +102,12 @@ def backward_transfer(A: ArrayLike, datasets: ArrayLike | None = None) -> Array:
     return _mean(backward_transfer_per_dataset(A), slice(None, -1), datasets)
 
 
-def incremental(A: ArrayLike, sizes: ArrayLike) -> Array:
+def incremental(A: ArrayLike, sizes: ArrayLike, datasets: ArrayLike | None = None) -> Array:
     """Accuracy over all test images of the tasks learned so far, after each step; (..., K).
 
     `S_i = sum over j <= i of sizes[j] * A[i, j] / sum over j <= i of sizes[j]`, with `sizes` (K,) the numbers
-    of test images. Mean and last entry are the published Avg and Last of class-incremental learning.
+    of test images; NaN where the mask `datasets` leaves none. Mean and last entry are the published Avg and Last of
+    class-incremental learning.
 
     Source: Rebuffi et al., "iCaRL: Incremental Classifier and Representation Learning", CVPR 2017.
     """
@@ -114,7 +115,12 @@ def incremental(A: ArrayLike, sizes: ArrayLike) -> Array:
     sizes = np.asarray(sizes, dtype=float)
     if sizes.shape != A.shape[-1:]:
         raise ValueError(f"sizes has shape {sizes.shape}, expected one size per dataset, {A.shape[-1:]}")
-    return np.where(np.tri(A.shape[-1], dtype=bool), A * sizes, 0.0).sum(-1) / np.cumsum(sizes)
+    if datasets is not None:
+        sizes = np.where(datasets, sizes, 0.0)
+    images = np.cumsum(sizes)
+    # A step that was not measured is NaN and stays so, but what the mask leaves out must not spread.
+    right = np.where(np.tri(A.shape[-1], dtype=bool) & (sizes > 0), A * sizes, 0.0).sum(-1)
+    return np.divide(right, images, out=np.full_like(right, np.nan), where=images > 0)
 
 
 def above_chance(zero_shot: ArrayLike, chance: ArrayLike, factor: float = 2.0) -> Array:

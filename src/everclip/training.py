@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Annotated
 
 import numpy as np
@@ -22,6 +23,7 @@ from torch import Tensor
 from everclip.data import Images, TrainingView, training_batch
 from everclip.errors import EverclipError, InputError
 from everclip.faults import fault_point
+from everclip.features import FrozenImages
 from everclip.methods import Batch, Method, Reference
 from everclip.streams import TaskInfo
 
@@ -40,6 +42,9 @@ class TrainingConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     iterations: int = Field(150, ge=1, description="optimizer steps per task")
+    epochs: int | None = Field(
+        None, ge=1, description="passes over a task's training images; where given, they replace iterations"
+    )
     batch: int = Field(32, ge=1, description="images per step")
     warmup: int = Field(15, ge=0, description="steps of linear warm-up before the cosine")
     lr: Rate | Annotated[list[Rate], Field(min_length=1)] = Field(
@@ -47,6 +52,10 @@ class TrainingConfig(BaseModel):
     )
     weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False, description="AdamW's decoupled weight decay")
     checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints within a task")
+
+    def steps(self, images: int) -> int:
+        """Optimizer steps over a task of N images: iterations, or epochs · N / batch, rounded up."""
+        return self.iterations if self.epochs is None else math.ceil(self.epochs * images / self.batch)
 
     def lr_of(self, task: int, tasks: int) -> float:
         """Peak learning rate of a task.
@@ -72,10 +81,10 @@ def lr_at(step: int, base: float, warmup: int, total: int) -> float:
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """A task's decoded training images."""
+    """A task's training images: decoded, or as frozen features for a method that is fed with them."""
 
     info: TaskInfo
-    images: Images
+    images: Images | FrozenImages
 
 
 @dataclass(frozen=True)
@@ -97,21 +106,36 @@ class Position:
     optimizer: dict[str, Tensor]
 
 
+@lru_cache(maxsize=32)
+def _order(count: int, seed: int, task: int, epoch: int) -> np.ndarray:
+    """In which order an epoch shows the images of a task; kept, for a permutation of all costs more than a step."""
+    return np.random.default_rng([seed, task, epoch]).permutation(count)
+
+
 def _indices(count: int, batch: int, step: int, seed: int, task: int) -> np.ndarray:
     """Images of a step: consecutive places in an endless row of permutations, each keyed by (seed, task, epoch)."""
     places = np.arange(step * batch, (step + 1) * batch)
     chosen = np.empty(batch, dtype=np.int64)
-    for epoch in np.unique(places // count):
-        order = np.random.default_rng([seed, task, int(epoch)]).permutation(count)
+    for epoch in range(places[0] // count, places[-1] // count + 1):
         here = places // count == epoch
-        chosen[here] = order[places[here] % count]
+        chosen[here] = _order(count, seed, task, epoch)[places[here] % count]
     return chosen
 
 
-def _schedule(sets: list[TrainingSet], iterations: int, seed: int) -> np.ndarray:
-    """Which set each step of a stage draws from: every set `iterations` times, shuffled when there are several."""
-    owners = np.repeat(np.arange(len(sets)), iterations)
-    return np.random.default_rng([seed, len(sets)]).permutation(owners) if len(sets) > 1 else owners
+def _schedule(steps: list[int], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which set each step of a stage draws from, and which turn of that set it is.
+
+    Args:
+        steps: how many steps each set has; they are shuffled when there are several sets.
+        seed: of the run.
+    """
+    owners = np.repeat(np.arange(len(steps)), steps)
+    if len(steps) > 1:
+        owners = np.random.default_rng([seed, len(steps)]).permutation(owners)
+    turns = np.empty(len(owners), dtype=np.int64)
+    for owner, own in enumerate(steps):
+        turns[owners == owner] = np.arange(own)
+    return owners, turns
 
 
 class Trainer:
@@ -139,10 +163,11 @@ class Trainer:
         self.config = config
         self.seed = seed
         self.workers = workers
-        phases = method.phases(config.iterations)
-        self.phase_starts = {int(start): phase for phase, start in enumerate(np.cumsum(phases[:-1]) * len(sets), 1)}
-        self.total = sum(phases) * len(sets)
-        self.owners = _schedule(sets, sum(phases), seed)
+        phases = np.array([method.phases(config.steps(len(each.images))) for each in sets])
+        starts = phases.sum(axis=0).cumsum()[:-1]
+        self.phase_starts = {int(start): phase for phase, start in enumerate(starts, 1)}
+        self.total = int(phases.sum())
+        self.owners, self.turns = _schedule(phases.sum(axis=1).tolist(), seed)
         self.base_lr = config.lr_of(sets[0].info.index, tasks)
         self.named = {name: p for name, p in method.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(
@@ -181,7 +206,7 @@ class Trainer:
             rate = lr_at(step, self.base_lr, self.config.warmup, self.total)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            torch.manual_seed(mix(self.seed, self.sets[0].info.index, step))
+            self._seed(step)
             loss = self.method(batch)
             self.optimizer.zero_grad(set_to_none=True)
             loss.total.backward()
@@ -204,9 +229,30 @@ class Trainer:
                     on_checkpoint(Position(done, self._optimizer_state()))
         self._check_weights(self.total)
         self.method.zero_grad(set_to_none=True)  # what is frozen next keeps no gradient in memory
+        for each in self.sets:
+            if isinstance(each.images, FrozenImages):
+                self.method.remember(each.info, each.images)
+
+    def _seed(self, step: int) -> None:
+        seed = mix(self.seed, self.sets[0].info.index, step)
+        if self.method.backbone.device.type == "cpu":
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed walks the stack for CUDA, half a millisecond
+        else:
+            torch.manual_seed(seed)
 
     def _batches(self, first: int) -> Iterator[tuple[int, Batch]]:
-        """Batches from step `first` on; the next one is augmented while the current one trains."""
+        """Batches from step `first` on."""
+        if self.method.feed == "images":
+            yield from self._augmented(first)
+            return
+        device = self.method.backbone.device
+        for step in range(first, self.total):  # rows of an array: nothing that a thread could do ahead
+            chosen, indices = self._choice(step)
+            labels = torch.from_numpy(chosen.images.labels[indices])
+            yield step, Batch(chosen.info, chosen.images[indices].to(device), labels.to(device))
+
+    def _augmented(self, first: int) -> Iterator[tuple[int, Batch]]:
+        """Batches of augmented images; the next one is augmented while the current one trains."""
         with ThreadPoolExecutor(max(1, self.workers)) as pool, ThreadPoolExecutor(1) as ahead:
             steps = range(first, self.total)
             pending = ahead.submit(self._load, first, pool) if steps else None
@@ -239,11 +285,9 @@ class Trainer:
         return Batch(batch.task, backbone.pixels(batch.images), batch.labels.to(backbone.device), reference)
 
     def _choice(self, step: int) -> tuple[TrainingSet, np.ndarray]:
-        owner = self.owners[step]
-        turn = int((self.owners[:step] == owner).sum())
-        chosen = self.sets[owner]
+        chosen = self.sets[self.owners[step]]
         count = len(chosen.images.labels)
-        return chosen, _indices(count, self.config.batch, turn, self.seed, chosen.info.index)
+        return chosen, _indices(count, self.config.batch, int(self.turns[step]), self.seed, chosen.info.index)
 
     def _check(self, losses: list[float], first: int) -> None:
         for offset, loss in enumerate(losses):

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from everclip.data.cache import cache_dir, cache_key, embedding_cache, written_atomically
+from everclip.data.cache import cache_dir, cache_key, embedding_cache, streamed_cache, written_atomically
 from everclip.errors import InputError
 
 
@@ -34,6 +34,28 @@ def test_embeddings_are_computed_once(cache: Path):
     assert isinstance(again, np.memmap)
     assert not again.flags.writeable
     assert [path.name for path in (cache / "embeddings").iterdir()] == ["key.npy"]
+
+
+def test_parts_make_one_file(cache: Path):
+    expected = np.arange(42, dtype=np.float32).reshape(7, 3, 2)
+    parts = [expected[:4], expected[4:6].transpose(1, 0, 2).copy().transpose(1, 0, 2), expected[6:]]
+    first = streamed_cache("key", 7, lambda: iter(parts))
+    again = streamed_cache("key", 7, lambda: pytest.fail("computed twice"))
+    assert np.array_equal(first, expected)
+    assert np.array_equal(again, expected)
+    assert isinstance(again, np.memmap)
+    assert not again.flags.writeable
+    assert np.array_equal(np.load(cache / "embeddings" / "key.npy"), expected)
+
+
+def test_parts_that_end_in_an_error_leave_no_file(cache: Path):
+    def parts():
+        yield np.zeros((2, 3))
+        raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more"):
+        streamed_cache("key", 4, parts)
+    assert list((cache / "embeddings").iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import inspect
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -39,6 +40,10 @@ from ..learning import (
 
 VARIANTS: dict[str, tuple[str, dict]] = {
     "moe-adapters-strict": ("moe-adapters", {"strict": True}),
+    "moe-adapters-shared": ("moe-adapters", {"experts": 2, "shared_router": True, "freeze": 0}),
+    "linear-adapter-soft": ("linear-adapter", {"retention": "soft", "replay": "exemplars"}),
+    "attention-adapter-pooled": ("attention-adapter", {"tokens": "pooled", "replay": "gaussian"}),
+    "prompt-tuning-plain": ("prompt-tuning", {"retention": "none", "replay": "none", "context_words": ""}),
     "rail-published": ("rail", {"fusion": "published", "ridge": 10.0, "random_features": 64}),
     "rail-dual-search": ("rail-dual", {"ridge": "search", "calibration": 4}),
     "zscl-text": ("zscl", {"distill_text": True, "consolidation": 0.0, "average_every": 0}),
@@ -93,12 +98,14 @@ def moment(method: Method, lessons: Lessons, learned: int) -> Moment:
 def loss_of(method: Method, lessons: Lessons, task: int) -> float:
     """Loss on all training images of a task, under the evaluation mode."""
     method.eval()
-    each = lessons.training[task]
+    each = lessons.sets(method)[task]
+    labels = torch.from_numpy(each.images.labels)
+    if method.feed != "images":
+        return float(method(Batch(each.info, each.images[np.arange(len(labels))], labels)).total)
     size = lessons.backbone.view.size
     pixels = torch.stack(
         [torch.from_numpy(each.images[row][:size, :size].copy()).permute(2, 0, 1) for row in range(len(each.images))]
     )
-    labels = torch.from_numpy(each.images.labels)
     return float(method(Batch(each.info, lessons.backbone.pixels(pixels), labels)).parts["ce"])
 
 
@@ -155,6 +162,7 @@ def test_described(name: str):
     assert kind.reads
     assert kind.reads <= {"images", "embeddings"}
     assert kind.requires <= set(Setup.model_fields)
+    assert "embeddings" not in kind.reads or kind.feed == "embeddings" or not kind.trains
     for attribute, member in inspect.getmembers(kind, inspect.isfunction):
         if not attribute.startswith("_") and member.__module__.startswith("everclip"):
             assert member.__doc__, attribute

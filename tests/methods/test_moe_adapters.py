@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import open_clip
@@ -14,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from everclip.backbone import Backbone
 from everclip.errors import InputError
 from everclip.layers import moe
-from everclip.methods import Batch
+from everclip.methods import ORIGINAL, Batch
 from everclip.methods.moe_adapters import MoEAdapters, MoEAdaptersConfig
 from everclip.streams import TaskInfo
 from everclip.training import lr_at
@@ -461,3 +462,11 @@ def test_the_shared_router_of_the_class_incremental_variant(clip: Backbone) -> N
     pixels = pictures(clip)
     with torch.no_grad():
         assert torch.equal(method.embed(pixels, 0), method.embed(pixels, 1))
+    assert not method.routed
+    assert not method.promised(), "with one answer for all, classes that no task taught change too"
+    unknown = replace(method.tasks[0], index=7, name="later")
+    own, later, original = (
+        method.classifier(task, route) for task, route in ((method.tasks[0], 0), (unknown, 0), (unknown, ORIGINAL))
+    )
+    assert torch.equal(own, later), "every class goes through the one text side"
+    assert not torch.equal(later, original)

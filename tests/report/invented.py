@@ -15,6 +15,7 @@ def build(
     upper_bound: bool = False,
     routed: bool = True,
     draw: int | None = None,
+    scenario: str = "multi-domain",
     **protocol: Any,
 ) -> dict[str, Any]:
     """The results of an invented run; an upper bound has the last row alone, as joint training does."""
@@ -41,6 +42,7 @@ def build(
             "method": method,
             "backbone": {"name": "embedded", "digest": "0" * 12},
             "stream": "drawn",
+            "scenario": scenario,
             "protocol": {
                 "stream": "drawn",
                 "tasks": list(names),

@@ -20,6 +20,7 @@ def one_task(**changes):
             "method": "finetune",
             "backbone": {"name": "embedded", "digest": "0"},
             "stream": "drawn",
+            "scenario": "multi-domain",
             "protocol": {"candidates": "task", "seed": 0},
             "training": {},
             "settings": {},
@@ -74,6 +75,24 @@ def test_one_task_is_a_stream():
     # No dataset is above twice chance, so the figures over those do not exist.
     assert results["above_chance"]["datasets"] == []
     assert results["above_chance"]["last"] is results["above_chance"]["ci95"]["last"] is None
+
+
+def test_class_incremental_figures_are_over_all_images_of_the_classes_learned_so_far():
+    apart, growing = build(), build(scenario="class-incremental")
+    assert growing["transfer"] == apart["transfer"]
+    assert growing["by_candidates"]["seen"]["matrix"] == apart["by_candidates"]["seen"]["matrix"]
+    for figures in growing["by_candidates"].values():
+        matrix, sizes = np.array(figures["matrix"]), np.array([120, 130, 140])
+        steps = [(matrix[i, : i + 1] * sizes[: i + 1]).sum() / sizes[: i + 1].sum() for i in range(3)]
+        assert figures["average"] == pytest.approx(np.mean(steps))
+        assert figures["last"] == pytest.approx(steps[-1])
+        assert figures["ci95"]["last"][0] < figures["last"] < figures["ci95"]["last"][1]
+        known = [(matrix[i, 1 : i + 1] * sizes[1 : i + 1]).sum() / sizes[1 : i + 1].sum() for i in (1, 2)]
+        assert figures["above_chance"]["datasets"] == ["digits", "flags"]
+        assert figures["above_chance"]["average"] == pytest.approx(np.mean(known)), "from the first step that has any"
+    bound = build(scenario="class-incremental", upper_bound=True)
+    assert bound["average"] is None
+    assert bound["last"] == pytest.approx(bound["by_candidates"]["task"]["incremental"]["last"])
 
 
 def test_numpy_counts_become_numbers():

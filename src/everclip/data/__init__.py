@@ -1,7 +1,7 @@
 """Image datasets: where images come from, how they are decoded, cached and augmented."""
 
 from everclip.data.augment import TrainingView, training_batch
-from everclip.data.cache import cache_dir, cache_key, embedding_cache
+from everclip.data.cache import cache_dir, cache_key, embedding_cache, streamed_cache
 from everclip.data.decode import IMAGE_SUFFIXES, load_rgb
 from everclip.data.embeddings import EmbeddingData, LabeledEmbeddings, read_embeddings
 from everclip.data.folders import FolderImages, ImageFolder, read_folder, read_unlabeled
@@ -35,6 +35,7 @@ __all__ = [
     "read_texts",
     "read_unlabeled",
     "split",
+    "streamed_cache",
     "training_batch",
     "viewed",
 ]

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -67,6 +67,34 @@ def embedding_cache(key: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
         array = compute()
         with written_atomically(path) as file:
             np.save(file, array, allow_pickle=False)
+        stored = np.load(path, mmap_mode="r", allow_pickle=False)
+    return stored
+
+
+def streamed_cache(key: str, rows: int, parts: Callable[[], Iterable[np.ndarray]]) -> np.ndarray:
+    """As `embedding_cache`, for an array that may be larger than the memory: it is written as its parts come.
+
+    Args:
+        key: as there.
+        rows: N, of all parts together.
+        parts: gives the array (N, …) as parts (B, …), at least one.
+
+    Returns:
+        The stored array, memory-mapped and read-only.
+
+    Raises:
+        InputError: the cache folder cannot be written.
+    """
+    path = cache_dir() / "embeddings" / f"{key}.npy"
+    stored = _load(path)
+    if stored is None:
+        with written_atomically(path) as file:
+            for number, part in enumerate(parts()):
+                if number == 0:
+                    descr = np.lib.format.dtype_to_descr(part.dtype)
+                    header = {"descr": descr, "fortran_order": False, "shape": (rows, *part.shape[1:])}
+                    np.lib.format.write_array_header_2_0(file, header)
+                file.write(np.ascontiguousarray(part).data)
         stored = np.load(path, mmap_mode="r", allow_pickle=False)
     return stored
 

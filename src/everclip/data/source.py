@@ -62,25 +62,29 @@ class ImageSource(ABC):
             BadImage: the image cannot be read or decoded.
         """
 
-    def select(self, indices: Sequence[int] | np.ndarray) -> ImageSource:
+    def select(self, indices: Sequence[int] | np.ndarray, labels: np.ndarray | None = None) -> ImageSource:
         """Return a view of the images at `indices` (integers or a boolean mask), in that order.
+
+        Args:
+            indices: which images.
+            labels: (len(indices),) int64, their labels in the view; by default those they have.
 
         Raises:
             IndexError: an index is outside the source.
         """
-        chosen = indices if isinstance(indices, np.ndarray) else list(indices)
-        return _Selection(self, np.arange(len(self))[chosen])
+        chosen = np.arange(len(self))[indices if isinstance(indices, np.ndarray) else list(indices)]
+        return _Selection(self, chosen, self.labels[chosen] if labels is None else labels)
 
 
 class _Selection(ImageSource):
     """Some images of another source. A selection of a selection refers to the first source directly."""
 
-    def __init__(self, source: ImageSource, indices: np.ndarray) -> None:
+    def __init__(self, source: ImageSource, indices: np.ndarray, labels: np.ndarray) -> None:
         if isinstance(source, _Selection):
             source, indices = source._source, source._indices[indices]
         self._source = source
         self._indices = indices
-        self.labels = source.labels[indices]
+        self.labels = labels
 
     def name(self, index: int) -> str:
         return self._source.name(int(self._indices[index]))

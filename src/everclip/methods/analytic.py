@@ -16,16 +16,18 @@ from torch import Tensor
 
 from everclip.analytic import (
     Statistics,
+    joint_gram,
+    joint_rows,
     mixture_weights,
     pack_symmetric,
     sample_rows,
     share_among_learned,
-    unpack_symmetric,
 )
 from everclip.backbone import Backbone
 from everclip.errors import InputError
 from everclip.features import FrozenFeatures
-from everclip.methods.method import ORIGINAL, Method, MethodConfig
+from everclip.methods.joint import joint_columns, joint_keys, joint_texts
+from everclip.methods.method import Method, MethodConfig
 from everclip.streams.stream import TaskInfo
 
 Fit = tuple[dict[str, Tensor], Tensor]
@@ -134,12 +136,12 @@ class Analytic(Method):
             if not memory:
                 raise InputError(f"task '{task.name}' has no training image to learn from; add some or leave it out.")
         self.solution = {}
-        columns = self._columns_of_tasks()
+        columns = joint_columns(self.tasks)
         samples = [self.calibration(task) for task in self.memory]
         rows = torch.cat([task["rows"][kept] for kept, task in zip(samples, self.memory, strict=True)])
         own_labels = [task["labels"][kept] for kept, task in zip(samples, self.memory, strict=True)]
         labels = torch.cat([own[label] for own, label in zip(columns, own_labels, strict=True)])
-        counts = self._counts(columns)
+        counts = joint_rows(columns, [task["counts"] for task in self.memory])
         # An image that is alone in its class says nothing when it is left out: its class is gone with it.
         used = counts[labels] > 1
         rows, labels = rows[used], labels[used]
@@ -188,7 +190,7 @@ class Analytic(Method):
     ) -> dict[str, Tensor]:
         """p(c|x) over each candidate set; see `Method.posterior`."""
         solved = self.solution["weights"].shape[1] if self.solution else 0  # a task in progress is not learned yet
-        places = {key: column for column, key in enumerate(self._keys()[:solved])}
+        places = {key: column for column, key in enumerate(joint_keys(self.tasks)[:solved])}
         columns = torch.tensor([places.get(key, -1) for key in classes])
         scores = self.scores(embeddings.cpu()) if solved else torch.empty(len(embeddings), 0)
         answers = {}
@@ -215,41 +217,18 @@ class Analytic(Method):
 
     # -- the joint columns -----------------------------------------------------------------------------------------
 
-    def _keys(self) -> list[tuple[int, int]]:
-        """The class of every column (`TaskInfo.keys`), in the order in which they were learned."""
-        return list(dict.fromkeys(key for task in self.tasks for key in task.keys))
-
-    def _columns_of_tasks(self) -> list[Tensor]:
-        place = {key: column for column, key in enumerate(self._keys())}
-        return [torch.tensor([place[key] for key in task.keys]) for task in self.tasks]
-
-    def _counts(self, columns: list[Tensor]) -> Tensor:
-        counts = torch.zeros(len(self._keys()), dtype=torch.long)
-        for own, task in zip(columns, self.memory, strict=True):
-            counts.index_add_(0, own, task["counts"])
-        return counts
-
     def _zero_shot(self, rows: Tensor) -> Tensor:
         """Zero-shot logits of normalized embeddings (N, D) over the learned classes (N, C), float64."""
-        texts = {}
-        for task in self.tasks:
-            for key, text in zip(task.keys, self.classifier(task, ORIGINAL).double().cpu(), strict=True):
-                texts.setdefault(key, text)
-        return float(self.backbone.logit_scale) * rows.double() @ torch.stack(list(texts.values())).T
+        texts = joint_texts(self, self.tasks).double().cpu()
+        return float(self.backbone.logit_scale) * rows.double() @ texts.T
 
     def joint_sums(self, columns: list[Tensor]) -> Tensor:
         """Class sums over all tasks (C, M)."""
-        sums = torch.zeros(len(self._keys()), self.memory[0]["sums"].shape[1], dtype=torch.float64)
-        for own, task in zip(columns, self.memory, strict=True):
-            sums.index_add_(0, own, task["sums"])
-        return sums
+        return joint_rows(columns, [task["sums"] for task in self.memory])
 
     def joint_gram(self) -> Tensor:
         """G of all tasks (M, M)."""
-        total = unpack_symmetric(self.memory[0]["gram"])
-        for task in self.memory[1:]:
-            total += unpack_symmetric(task["gram"])
-        return total
+        return joint_gram([task["gram"] for task in self.memory])
 
     # -- state -----------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from everclip.analytic import Statistics, cosine_to_means, distances_left_out, shrinkage, shrunk
+from everclip.analytic import Statistics, cosine_to_means, distances_left_out, scatter_around, shrinkage, shrunk
 from everclip.errors import InputError
 from everclip.methods.analytic import Analytic, Fit
 
@@ -52,7 +52,7 @@ class LDA(Analytic):
         """There is nothing to choose: the shrinkage follows from the data."""
         means = self.joint_sums(columns) / counts.clamp(min=1)[:, None]
         gram = self.joint_gram()
-        scatter = gram - (means.T * counts) @ means
+        scatter = scatter_around(means, counts, gram)
         if float(scatter.trace()) <= 1e-12 * float(gram.trace()):
             raise InputError("lda needs a class with two different training images; give more --shots or use ncm.")
         count = int(counts.sum())

@@ -3,6 +3,7 @@
 A method is one file: a `Config` with a help line per field, and a `Method`. The training loop calls
 
     begin_task → (forward → after_backward → step → after_step) × N → end_task
+    begin_task → forward … step × N → remember → end_task           (methods that are fed with frozen features)
     begin_task → accumulate × N → solve → end_task                  (closed-form methods, on frozen features)
 
 and evaluation calls `embed`, `classifier` and `posterior`. Neither knows a method by name. What a method has learned is
@@ -14,17 +15,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from everclip.backbone import Backbone
-from everclip.data import Images
+from everclip.data import Images, LabeledEmbeddings
 from everclip.errors import InputError
-from everclip.features import FrozenFeatures
+from everclip.features import Feed, FrozenFeatures, FrozenImages, embed_features, embed_images
 from everclip.prompts import class_tokens
 from everclip.streams.stream import TaskInfo
 
@@ -75,7 +78,8 @@ class Batch:
 
     Attributes:
         task: whose images these are.
-        images: normalized pixels (B, 3, S, S) on the model's device.
+        images: what the method is fed (`Method.feed`), on the model's device: normalized pixels (B, 3, S, S), or
+            un-normalized frozen features, embeddings (B, D) or output tokens (B, T, D).
         labels: class indices within the task (B,), int64.
         reference: as many reference images, where the method has `reference`.
     """
@@ -135,8 +139,11 @@ class Method(nn.Module):
     """True: learns by `accumulate` and `solve` from frozen features of the training images, seen once."""
     reads: ClassVar[frozenset[str]] = frozenset({"images"})
     """Kinds of data it can learn from and answer on: `images`, `embeddings`."""
-    routed: ClassVar[bool] = False
-    """True: answers differ by task, so a selector chooses the task of each image; False: one answer for all."""
+    feed: Feed = "images"
+    """What `forward` and `embed` are fed: augmented images, or features of the frozen tower, computed once."""
+    routed: bool = False
+    """True: answers differ by task, so a selector chooses the task of each image; False: one answer for all. Settings
+    may make an instance differ from its class."""
     all_at_once: ClassVar[bool] = False
     """True: all tasks are learned together, in one stage."""
     upper_bound: ClassVar[bool] = False
@@ -149,7 +156,7 @@ class Method(nn.Module):
     """What holds by construction; the tests check it."""
 
     reference: Images | None = None
-    """Images that accompany those of every step in training (`Batch.reference`); set by `begin_task`."""
+    """Images that accompany those of every step (`Batch.reference`) of a method fed images; set by `begin_task`."""
 
     def __init__(self, backbone: Backbone, config: MethodConfig, features: FrozenFeatures | None = None) -> None:
         super().__init__()
@@ -210,6 +217,12 @@ class Method(nn.Module):
     def after_step(self, step: int) -> None:
         """Called after optimizer step `step` (0-based)."""
 
+    def remember(self, task: TaskInfo, images: FrozenImages) -> None:
+        """Methods fed with features: look at a task's training images once more after the last step, before `end_task`.
+
+        What replay in later tasks needs is taken here; with `all_at_once`, called for every task in turn.
+        """
+
     def accumulate(self, features: Tensor, labels: Tensor) -> None:
         """Closed-form methods: add un-normalized frozen features (B, D) of the current task, class indices (B,)."""
         raise NotImplementedError(f"{self.name} does not learn in closed form")
@@ -234,8 +247,18 @@ class Method(nn.Module):
     # -- answering -------------------------------------------------------------------------------------------------
 
     def embed(self, pixels: Tensor, route: int) -> Tensor:
-        """Image side: normalized pixels (B, 3, S, S) → normalized embeddings (B, D) under a route (`ORIGINAL` = −1)."""
+        """Image side: normalized pixels (B, 3, S, S) → normalized embeddings (B, D) under a route (`ORIGINAL` = −1).
+
+        A method that is fed with features (`feed`) takes those instead of pixels.
+        """
         return F.normalize(self.backbone.encode_image(pixels), dim=-1)
+
+    def embed_all(self, data: Images | LabeledEmbeddings, route: int, rows: np.ndarray | None = None) -> Tensor:
+        """What `embed` says of N images (or of some rows), in batches and fed as it wants: (N, D) on the CPU."""
+        encode = partial(self.embed, route=route)
+        if self.feed == "images":
+            return embed_images(data, encode, self.backbone, rows)
+        return embed_features(self.features.frozen(data, self.feed), encode, self.backbone, rows)
 
     def classifier(self, task: TaskInfo, route: int) -> Tensor:
         """Text side: the classes of a task as normalized embeddings (C, D) under a route.

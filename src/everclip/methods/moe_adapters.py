@@ -45,7 +45,10 @@ class MoEAdaptersConfig(PromptedConfig):
     text_router_token: Literal["first", "eot"] = Field(
         "first", description="token the text routers read; first is the paper's: the same for every prompt of a task"
     )
-    shared_router: bool = Field(False, description="one router for all tasks (the paper's class-incremental variant)")
+    shared_router: bool = Field(
+        False,
+        description="one router and one answer for all tasks, no selector (the paper's class-incremental variant)",
+    )
     strict: bool = Field(
         False, description="restrict a task to its frozen experts, so that its outputs never change again"
     )
@@ -74,6 +77,7 @@ class MoEAdapters(Method):
             raise InputError("shared_router=true needs freeze=0 and strict=false: one router cannot seal a task.")
         if config.strict and not config.freeze:
             raise InputError("strict=true with freeze=0 leaves a task without experts; set freeze=2.")
+        self.routed = not config.shared_router
         # The same weights in other modules: only this twin's blocks carry hooks, the backbone stays untouched.
         self._twin = (backbone.clone(share_weights=True).requires_grad_(False),)
         towers = {"image": self.twin.image_blocks}
@@ -160,7 +164,9 @@ class MoEAdapters(Method):
         return self._encode("text", tokens, route, token)
 
     def _routes(self, count: int, route: int) -> Tensor:
-        router = 0 if self.config.shared_router and route != ORIGINAL else route
+        router = route
+        if self.config.shared_router and route != ORIGINAL:
+            router = 0 if self.tasks else ORIGINAL  # before the first task, the answer is the original's
         return torch.full((count,), router, dtype=torch.int64)
 
     # -- learning --------------------------------------------------------------------------------------------------
@@ -256,21 +262,27 @@ class MoEAdapters(Method):
         return F.normalize(self.encode_images(pixels, self._routes(len(pixels), route)), dim=-1)
 
     def classifier(self, task: TaskInfo, route: int) -> Tensor:
-        """Class embeddings (C, D): a learned task's with its own router, any other's by the original CLIP."""
-        if route == ORIGINAL or task not in self.tasks or "text" not in self.towers:
+        """Class embeddings (C, D): a learned task's with its own router, any other's by the original CLIP.
+
+        A shared router encodes the classes of every task: images and texts of one answer belong together.
+        """
+        learned = bool(self.tasks) if self.config.shared_router else task in self.tasks
+        if route == ORIGINAL or not learned or "text" not in self.towers:
             return super().classifier(task, route)
-        position = self.tasks.index(task)
+        position = 0 if self.config.shared_router else self.tasks.index(task)
         tokens = class_tokens(self.backbone, task.class_names, task.templates)
         return encode_classes(lambda part: self.encode_texts(part, self._routes(len(part), position)), tokens)
 
     def route_key(self, route: int) -> str:
         """Unless strict, experts that are not frozen change with every task, and with them what older tasks answer."""
-        if route == ORIGINAL:
+        if route == ORIGINAL or not self.tasks:
             return "original"
         return f"task {route}" if self.config.strict else f"task {route} after {len(self.tasks)} tasks"
 
     def promised(self) -> frozenset[Promise]:
-        """Strict mode seals finished tasks."""
+        """Strict mode seals finished tasks; a shared router answers for classes that no task taught, too."""
+        if self.config.shared_router:
+            return frozenset()
         return self.promises | ({"finished_tasks_constant"} if self.config.strict else set())
 
     def trained_parameters(self) -> int:

@@ -113,8 +113,7 @@ def _panel(results: Mapping[str, Any], candidates: str) -> str:
     others = [
         ("forgetting", figures["forgetting"]),
         ("backward transfer", figures["backward_transfer"]),
-        ("images of all learned tasks, mean over steps", figures["incremental"]["average"]),
-        ("images of all learned tasks, at the end", figures["incremental"]["last"]),
+        *_other_means(results, figures),
         *((f"{title} by class name", figures["by_name"][name]) for name, (title, _) in _HEADLINE.items()),
     ]
     plot = inline_svg(over_time(results, candidates), f"accuracy over time, candidates {candidates}")
@@ -132,6 +131,17 @@ def _panel(results: Mapping[str, Any], candidates: str) -> str:
         + f"{plot}\n"
         + _per_dataset(results, figures)
     )
+
+
+def _other_means(results: Mapping[str, Any], figures: Mapping[str, Any]) -> list[tuple[str, float | None]]:
+    """Average and Last as the other scenario defines them."""
+    if results["scenario"] == "class-incremental":
+        columns = figures["per_dataset"].values()
+        return [(f"{name}, mean over steps", _mean([step[name] for step in columns])) for name in ("average", "last")]
+    return [
+        ("images of all learned tasks, mean over steps", figures["incremental"]["average"]),
+        ("images of all learned tasks, at the end", figures["incremental"]["last"]),
+    ]
 
 
 def _heat_map(results: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
@@ -163,12 +173,8 @@ def _per_dataset(results: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
         [name, _percent(chances[name]), *(_percent(values[column]) for column in columns)]
         for name, values in figures["per_dataset"].items()
     ]
-    mean = [
-        "mean",
-        "",
-        _percent(_mean(figures["zero_shot"])),
-        *(_percent(figures[name]) for name in columns[1:]),
-    ]
+    means = (_mean([values[column] for values in figures["per_dataset"].values()]) for column in columns)
+    mean = ["mean", "", *map(_percent, means)]
     heads = ["dataset", "chance", "untouched CLIP", "Transfer", "Average", "Last", "forgetting"]
     return "<h2>Per dataset</h2>\n" + _list(heads, rows, mean)
 
@@ -276,5 +282,6 @@ def _interval(ends: Sequence[float] | None) -> str:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
+    """Over what is defined: a first dataset has no Transfer, a last one no forgetting."""
     measured = [value for value in values if value is not None]
-    return sum(measured) / len(measured) if len(measured) == len(values) else None
+    return sum(measured) / len(measured) if measured else None

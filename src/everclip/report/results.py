@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,10 @@ FORMAT = 1
 Rows = Sequence[Sequence[np.ndarray] | None]
 """Per learned task (None where not measured), per dataset: which test images were right, bool (N_j,)."""
 
-_HEADLINE = {"transfer": metrics.transfer, "average": metrics.average, "last": metrics.last}
+Metrics = Mapping[str, Callable[..., Any]]
+"""Functions of accuracy matrices (..., K, K) and a mask of datasets."""
+
+_MULTI_DOMAIN: Metrics = {"transfer": metrics.transfer, "average": metrics.average, "last": metrics.last}
 _CHANGES = {"forgetting": metrics.forgetting, "backward_transfer": metrics.backward_transfer}
 _PER_DATASET = {
     "transfer": metrics.transfer_per_dataset,
@@ -30,6 +33,7 @@ _HEADER = (
     "method",
     "backbone",
     "stream",
+    "scenario",
     "protocol",
     "training",
     "settings",
@@ -50,8 +54,9 @@ def summarize(
     """All figures of a run as one JSON-able dictionary; percent, full precision, None where undefined.
 
     Args:
-        header: `everclip` (version), `method`, `backbone` {name, digest}, `stream`, `protocol` (flat values,
-            with `candidates` and `seed`), `training`, `settings`, `trained_parameters` {per_task, total}.
+        header: `everclip` (version), `method`, `backbone` {name, digest}, `stream`, `scenario` (multi-domain or
+            class-incremental, which decides what Average and Last are), `protocol` (flat values, with `candidates`
+            and `seed`), `training`, `settings`, `trained_parameters` {per_task, total}.
         datasets: in task order, each {name, classes, train, validation, test, skipped}.
         correct: per candidate set (it must hold "task" and the protocol's), K rows of K arrays: see `Rows`.
         by_name: like `correct`, where a same-named class of another task counts as right.
@@ -72,15 +77,18 @@ def summarize(
         [100 * right.mean() for right in zero_shot["task"]], [dataset["chance"] for dataset in datasets]
     )
     names = [dataset["name"] for dataset in datasets]
-    by_candidates = {
-        candidates: {
-            **_figures(names, _by_dataset(rows, zero_shot[candidates]), zero_shot[candidates], known),
-            "by_name": _headline(metrics.accuracy_matrix(_by_dataset(by_name[candidates], zero_shot[candidates]))),
+    sizes = [len(right) for right in zero_shot["task"]]
+    headline = _class_incremental(sizes) if header["scenario"] == "class-incremental" else _MULTI_DOMAIN
+    by_candidates = {}
+    for candidates, rows in correct.items():
+        untouched = zero_shot[candidates]
+        named = metrics.accuracy_matrix(_by_dataset(by_name[candidates], untouched))
+        by_candidates[candidates] = {
+            **_figures(names, _by_dataset(rows, untouched), untouched, known, headline),
+            "by_name": _headline(headline, named),
         }
-        for candidates, rows in correct.items()
-    }
     chosen = by_candidates[header["protocol"]["candidates"]]
-    top = (*_HEADLINE, *_CHANGES, "ci95", "per_dataset", "above_chance")
+    top = (*headline, *_CHANGES, "ci95", "per_dataset", "above_chance")
     return _plain(
         {
             "format": FORMAT,
@@ -128,24 +136,28 @@ def text(value: Any) -> str:
 
 
 def _figures(
-    names: Sequence[str], correct: Sequence[np.ndarray], zero_shot: Sequence[np.ndarray], known: np.ndarray
+    names: Sequence[str],
+    correct: Sequence[np.ndarray],
+    zero_shot: Sequence[np.ndarray],
+    known: np.ndarray,
+    headline: Metrics,
 ) -> dict[str, Any]:
     matrix = metrics.accuracy_matrix(correct)
     draws = metrics.resampled_accuracy(correct)
-    steps = metrics.incremental(matrix, [len(right) for right in zero_shot])
     untouched = [100 * right.mean() for right in zero_shot]
+    steps = metrics.incremental(matrix, [len(right) for right in zero_shot])
     columns = {name: figure(matrix) for name, figure in _PER_DATASET.items()} | {"zero_shot": untouched}
     return {
-        **_headline(matrix),
+        **_headline(headline, matrix),
         **{name: figure(matrix) for name, figure in _CHANGES.items()},
-        "ci95": _intervals(draws),
+        "ci95": _intervals(headline, draws),
         "per_dataset": {
             dataset: {name: column[j] for name, column in columns.items()} for j, dataset in enumerate(names)
         },
         "above_chance": {
             "datasets": [name for name, above in zip(names, known, strict=True) if above],
-            **_headline(matrix, known),
-            "ci95": _intervals(draws, known),
+            **_headline(headline, matrix, known),
+            "ci95": _intervals(headline, draws, known),
         },
         "zero_shot": untouched,
         "matrix": matrix,
@@ -153,13 +165,27 @@ def _figures(
     }
 
 
-def _headline(matrix: np.ndarray, known: np.ndarray | None = None) -> dict[str, Any]:
-    return {name: metric(matrix, known) for name, metric in _HEADLINE.items()}
+def _class_incremental(sizes: Sequence[int]) -> Metrics:
+    """Average and Last as that field publishes them: over all test images of the classes learned so far."""
+
+    def average(matrix: np.ndarray, datasets: np.ndarray | None = None) -> Any:
+        steps = metrics.incremental(matrix, sizes, datasets)
+        judged = np.cumsum(np.where(True if datasets is None else datasets, sizes, 0)) > 0
+        return steps[..., judged].mean(-1) if judged.any() else steps[..., -1]
+
+    def last(matrix: np.ndarray, datasets: np.ndarray | None = None) -> Any:
+        return metrics.incremental(matrix, sizes, datasets)[..., -1]
+
+    return {"transfer": metrics.transfer, "average": average, "last": last}
 
 
-def _intervals(draws: np.ndarray, known: np.ndarray | None = None) -> dict[str, Any]:
+def _headline(headline: Metrics, matrix: np.ndarray, known: np.ndarray | None = None) -> dict[str, Any]:
+    return {name: metric(matrix, known) for name, metric in headline.items()}
+
+
+def _intervals(headline: Metrics, draws: np.ndarray, known: np.ndarray | None = None) -> dict[str, Any]:
     """95 % intervals from resampled matrices (samples, K, K); None where the figure is undefined."""
-    both = {name: metrics.interval(metric(draws, known)) for name, metric in _HEADLINE.items()}
+    both = {name: metrics.interval(metric(draws, known)) for name, metric in headline.items()}
     return {name: None if math.isnan(low) else [low, high] for name, (low, high) in both.items()}
 
 

@@ -1,4 +1,4 @@
-"""Streams by name: `KIND:ARGUMENTS`, for example `folders:photos,paintings` or `drawn`."""
+"""Streams by name: `KIND:ARGUMENTS`, for example `folders:photos,paintings`, `cil:birds:10` or `drawn`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 
 from everclip.data import read_embeddings, read_folder
 from everclip.errors import InputError
+from everclip.streams.class_incremental import as_one, in_steps
 from everclip.streams.stream import CANDIDATES, Dataset, Protocol, Stream, Task, TaskInfo, build_stream
 
-__all__ = ["CANDIDATES", "STREAMS", "Protocol", "Stream", "Task", "TaskInfo", "open_stream"]
+__all__ = ["CANDIDATES", "STREAMS", "Protocol", "Stream", "Task", "TaskInfo", "open_stream", "stream_defaults"]
 
 DRAWN_TRAIN, DRAWN_TEST = 40, 20
 """Drawn images per class."""
@@ -17,16 +18,32 @@ DRAWN_TRAIN, DRAWN_TEST = 40, 20
 
 def _folders(names: list[str], protocol: Protocol) -> list[Dataset]:
     """Image folders, one task each: `folders:DIR1,DIR2,…`."""
-    datasets = []
+    return [_folder(name, protocol) for name in names]
+
+
+def _folder(name: str, protocol: Protocol) -> Dataset:
+    if not Path(name).expanduser().is_dir():
+        raise InputError(
+            f"'{name}' in the stream is not a folder; check the path (commas separate folders: rename or link one "
+            "that has a comma in its name)."
+        )
+    folder = read_folder(Path(name).expanduser(), seed=protocol.seed)
+    return Dataset(folder.name, folder.class_names, folder.templates, folder.train, folder.test)
+
+
+def _class_incremental(names: list[str], protocol: Protocol) -> list[Dataset]:
+    """Steps of one growing set of classes: `cil:DIR:STEPS` cuts a folder, `cil:DIR1,DIR2,…` takes each as a step.
+
+    Classes of one name are one class: a folder brings new ones, or more images of known ones.
+    """
+    steps = []
     for name in names:
-        if not Path(name).expanduser().is_dir():
-            raise InputError(
-                f"'{name}' in the stream is not a folder; check the path (commas separate folders: rename or link one "
-                "that has a comma in its name)."
-            )
-        folder = read_folder(Path(name).expanduser(), seed=protocol.seed)
-        datasets.append(Dataset(folder.name, folder.class_names, folder.templates, folder.train, folder.test))
-    return datasets
+        path, _, count = name.rpartition(":")
+        if path and count.isdecimal():
+            steps += in_steps(_folder(path, protocol), int(count), protocol.seed)
+        else:
+            steps.append(_folder(name, protocol))
+    return as_one(steps)
 
 
 def _drawn(names: list[str], protocol: Protocol) -> list[Dataset]:
@@ -55,9 +72,15 @@ def _embeddings(names: list[str], protocol: Protocol) -> list[Dataset]:
 
 STREAMS: dict[str, Callable[[list[str], Protocol], list[Dataset]]] = {
     "folders": _folders,
+    "cil": _class_incremental,
     "drawn": _drawn,
     "embeddings": _embeddings,
 }
+
+
+def stream_defaults(spec: str) -> dict[str, str]:
+    """Where the protocol of a stream departs from the default one, given the stream's name."""
+    return {"candidates": "seen"} if spec.partition(":")[0] == "cil" else {}
 
 
 def open_stream(spec: str, protocol: Protocol) -> Stream:
@@ -78,5 +101,6 @@ def open_stream(spec: str, protocol: Protocol) -> Stream:
         raise InputError(f"stream '{spec}' names no data set; write {kind}:A,B,…")
     datasets = STREAMS[kind](names, protocol)
     # Named by its data sets, not by where they lie: results of two machines are of the same stream.
-    name = f"{kind}:{','.join(dataset.name for dataset in datasets)}"
-    return build_stream(name, "embeddings" if kind == "embeddings" else "images", datasets, protocol)
+    name = f"{kind}:{','.join(dict.fromkeys(dataset.part_of or dataset.name for dataset in datasets))}"
+    holds = "embeddings" if kind == "embeddings" else "images"
+    return build_stream(name, holds, datasets, protocol, "class-incremental" if kind == "cil" else "multi-domain")

@@ -79,6 +79,7 @@ class TaskInfo:
 
 
 Split = ImageSource | LabeledEmbeddings
+Scenario = Literal["multi-domain", "class-incremental"]
 
 
 @dataclass(frozen=True)
@@ -98,22 +99,35 @@ class Task:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A labeled data set before the protocol is applied to it: what a stream is built from."""
+    """A labeled data set before the protocol is applied to it: what a stream is built from.
+
+    Attributes:
+        known_as: see `TaskInfo.keys`.
+        part_of: what it was cut from, for the stream's name.
+    """
 
     name: str
     class_names: tuple[str, ...]
     templates: tuple[str, ...]
     train: Split
     test: Split
+    known_as: tuple[tuple[int, int], ...] = ()
+    part_of: str = ""
 
 
 @dataclass(frozen=True)
 class Stream:
-    """Ordered tasks. `kind` says what the splits hold: images or precomputed embeddings."""
+    """Ordered tasks.
+
+    Attributes:
+        kind: what the splits hold: images or precomputed embeddings.
+        scenario: every task a domain of its own, or every task a step of one growing set of classes.
+    """
 
     name: str
     kind: Literal["images", "embeddings"]
     tasks: tuple[Task, ...]
+    scenario: Scenario = "multi-domain"
 
     @property
     def infos(self) -> list[TaskInfo]:
@@ -122,7 +136,11 @@ class Stream:
 
 
 def build_stream(
-    name: str, kind: Literal["images", "embeddings"], datasets: list[Dataset], protocol: Protocol
+    name: str,
+    kind: Literal["images", "embeddings"],
+    datasets: list[Dataset],
+    protocol: Protocol,
+    scenario: Scenario = "multi-domain",
 ) -> Stream:
     """Apply the protocol to data sets: cut the validation part, draw the shots, choose what is evaluated.
 
@@ -154,11 +172,11 @@ def build_stream(
         if protocol.shots is not None:
             kept = kept[few_shot(dataset.train.labels[kept], protocol.shots, protocol.seed)]
         templates = dataset.templates if protocol.templates == "ensemble" else dataset.templates[:1]
-        info = TaskInfo(index, dataset.name, dataset.class_names, templates)
+        info = TaskInfo(index, dataset.name, dataset.class_names, templates, dataset.known_as)
         train, validation = dataset.train.select(kept), dataset.train.select(held_out)
         test = dataset.test if protocol.evaluate_on == "test" else validation
         tasks.append(Task(info, train, validation, test))
-    return Stream(name, kind, tuple(tasks))
+    return Stream(name, kind, tuple(tasks), scenario)
 
 
 def _reduced(dataset: Dataset, side: int) -> Dataset:

@@ -1,0 +1,81 @@
+"""Learned vectors in front of a class name, read by a frozen text tower (prompt tuning, METHODS §3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from everclip.backbone import Backbone
+from everclip.errors import InputError
+
+SPREAD = 0.02
+"""Standard deviation of vectors that start from no word; that of the token embeddings of a fresh CLIP."""
+
+
+class PromptContext(nn.Module):
+    """`length` vectors between the start token and the class name, the same for all classes.
+
+    The tower is frozen; its gradient reaches the vectors. A hook on the token embedding of a twin, other modules around
+    the very same weights, puts them in place of the tokens that keep their room.
+
+    Args:
+        backbone: whose text tower reads.
+        length: how many vectors.
+        words: the last vectors start as the embedding of these words, next to the class name; the others, and all
+            without words, as N(0, 0.02²).
+
+    Raises:
+        InputError: more words than vectors.
+    """
+
+    def __init__(self, backbone: Backbone, length: int, words: str) -> None:
+        super().__init__()
+        twin = backbone.clone(share_weights=True).requires_grad_(False)
+        embedding = twin.text_tower.token_embedding
+        self._frozen = (backbone, twin)  # in a tuple: no submodules, not in the state
+        # Two texts that differ in their one word agree in what stands before it: the start token, where there is one.
+        one, other = backbone.tokenize(["cat", "dog"])
+        self.first = int((one != other).nonzero()[0])
+        self._padding = int(backbone.tokenize([""])[0, -1])
+        start = SPREAD * torch.randn(length, embedding.weight.shape[1])
+        known = self._words(backbone, words) if words.strip() else one[:0]
+        if len(known) > length:
+            raise InputError(f"context_words are {len(known)} tokens, but context={length}; raise it or shorten them.")
+        with torch.no_grad():
+            start[length - len(known) :] = embedding(known).cpu().float()
+        self.vectors = nn.Parameter(start)
+        embedding.register_forward_hook(self._put)
+
+    def tokens(self, class_names: Sequence[str]) -> Tensor:
+        """Token ids (C, context) of `NAME.` with room for the vectors in front.
+
+        Raises:
+            InputError: a class name that does not fit beside them.
+        """
+        backbone, length = self._frozen[0], len(self.vectors)
+        plain = backbone.tokenize([f"{name}." for name in class_names])
+        if bool((plain[:, -length:] != self._padding).any()):
+            longest = max(class_names, key=len)
+            raise InputError(
+                f"'{longest}' leaves no room for context={length} among the {plain.shape[1]} tokens that backbone "
+                f"'{backbone.name}' reads; lower context or shorten the class name."
+            )
+        room = plain[:, self.first, None].expand(-1, length)  # any ordinary token: the vectors take its place
+        return torch.cat([plain[:, : self.first], room, plain[:, self.first : -length]], dim=1)
+
+    def encode(self, tokens: Tensor) -> Tensor:
+        """What `tokens` gave (P, context) → un-normalized text features (P, D)."""
+        return self._frozen[1].encode_text(tokens)
+
+    def _words(self, backbone: Backbone, words: str) -> Tensor:
+        """Token ids of words, without what stands before and after every text."""
+        tokens, empty = backbone.tokenize([words, ""])
+        length = int((tokens != self._padding).sum() - (empty != self._padding).sum())
+        return tokens[self.first : self.first + length]
+
+    def _put(self, module: nn.Module, inputs: tuple[Tensor, ...], embedded: Tensor) -> Tensor:
+        vectors = self.vectors.to(embedded.dtype).expand(len(embedded), -1, -1)
+        end = self.first + len(self.vectors)
+        return torch.cat([embedded[:, : self.first], vectors, embedded[:, end:]], dim=1)

@@ -1,0 +1,69 @@
+"""Learned vectors in front of a class name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from everclip.backbone import Backbone
+from everclip.errors import InputError
+from everclip.layers.context import PromptContext
+
+NAMES = ["dog", "small red house", "gray"]
+
+
+@pytest.fixture(scope="module", params=["tiny_clip", "tiny_siglip"])
+def backbone(request: pytest.FixtureRequest) -> Backbone:
+    """With a start token, causal and cut; and with neither."""
+    return Backbone.load(str(request.getfixturevalue(request.param)))
+
+
+@torch.no_grad()
+def test_words_in_the_context_are_words_in_the_prompt(backbone: Backbone):
+    """Vectors that are the embedding of words say what the words say."""
+    context = PromptContext(backbone, 4, "a photo of a")
+    expected = backbone.encode_text(backbone.tokenize([f"a photo of a {name}." for name in NAMES]))
+    torch.testing.assert_close(context.encode(context.tokens(NAMES)), expected)
+
+
+@torch.no_grad()
+def test_words_stand_next_to_the_name(backbone: Backbone):
+    embedding = backbone.text_tower.token_embedding
+    context = PromptContext(backbone, 6, "a photo")
+    words = PromptContext(backbone, 2, "a photo").vectors
+    assert torch.equal(context.vectors[4:], words)
+    assert words[1] in embedding.weight
+    assert context.vectors[:4].std() < 0.1
+
+
+def test_only_the_vectors_learn(backbone: Backbone):
+    before = backbone.encode_text(backbone.tokenize(NAMES))
+    context = PromptContext(backbone, 3, "")
+    assert [(name, tuple(p.shape)) for name, p in context.named_parameters()] == [
+        ("vectors", (3, backbone.text_tower.token_embedding.weight.shape[1]))
+    ]
+    assert list(context.state_dict()) == ["vectors"]
+    features = context.encode(context.tokens(NAMES))
+    features.square().sum().backward()
+    assert (context.vectors.grad.abs().amax(dim=1) > 0).all(), "every vector is read"
+    assert all(p.grad is None for p in backbone.parameters())
+    assert torch.equal(backbone.encode_text(backbone.tokenize(NAMES)), before), "the backbone itself has no hook"
+
+
+@torch.no_grad()
+def test_classes_do_not_mix(backbone: Backbone):
+    context = PromptContext(backbone, 3, "")
+    together = context.encode(context.tokens(NAMES))
+    alone = torch.cat([context.encode(context.tokens([name])) for name in NAMES])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_what_does_not_fit(tiny_clip: Path):
+    backbone = Backbone.load(str(tiny_clip))
+    context = PromptContext(backbone, 16, "")
+    with pytest.raises(InputError, match=r"'a house with nine red doors' leaves no room for context=16 among the 24"):
+        context.tokens(["dog", "a house with nine red doors"])
+    with pytest.raises(InputError, match="context_words are 4 tokens, but context=3"):
+        PromptContext(backbone, 3, "a photo of a")
