@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,11 +10,11 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from everclip.backbone import Backbone
-from everclip.data import Images, decoded, viewed
+from everclip.data import Images, Joined, decoded, viewed
 from everclip.evaluation import TestSet
 from everclip.features import FrozenFeatures
-from everclip.methods import ORIGINAL, Method
-from everclip.streams import Protocol, TaskInfo, open_stream
+from everclip.methods import ORIGINAL, Method, Sources
+from everclip.streams import Protocol, Task, TaskInfo, open_stream
 from everclip.training import Position, Trainer, TrainingConfig, TrainingSet
 
 SEED = 3
@@ -26,6 +26,7 @@ class Lessons:
 
     backbone: Backbone
     features: FrozenFeatures
+    tasks: list[Task]
     training: list[TrainingSet]
     views: list[Images]
     tests: list[TestSet]
@@ -33,6 +34,18 @@ class Lessons:
     @property
     def infos(self) -> list[TaskInfo]:
         return [test.info for test in self.tests]
+
+    @property
+    def sources(self) -> Sources:
+        """What a method may look at; the test images of all tasks stand for images of no task."""
+        view = self.backbone.view
+
+        def views(rows: Mapping[TaskInfo, Sequence[int] | None]) -> Images:
+            trains = {info: self.tasks[info.index].train for info in rows}
+            parts = [trains[info] if chosen is None else trains[info].select(chosen) for info, chosen in rows.items()]
+            return viewed(Joined(parts), view)
+
+        return Sources(views, viewed(Joined([task.test for task in self.tasks]), view), ("a dog", "two trees"))
 
     def stages(self, method: Method) -> list[list[TrainingSet]]:
         """What is learned at a time."""
@@ -53,13 +66,15 @@ def lessons_of(backbone: Backbone, stream: str) -> Lessons:
     training = [TrainingSet(task.info, decoded(task.train, 2 * size)) for task in tasks]
     views = [viewed(task.train, backbone.view) for task in tasks]
     tests = [TestSet(task.info, viewed(task.test, backbone.view)) for task in tasks]
-    return Lessons(backbone, FrozenFeatures(backbone), training, views, tests)
+    return Lessons(backbone, FrozenFeatures(backbone), list(tasks), training, views, tests)
 
 
 def new_method(kind: type[Method], lessons: Lessons, seed: int = SEED, **settings) -> Method:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return kind(lessons.backbone, kind.Config(**settings), lessons.features)
+        method = kind(lessons.backbone, kind.Config(**settings), lessons.features)
+    method.provide(lessons.sources)
+    return method
 
 
 def recipe(**changes) -> TrainingConfig:
@@ -110,6 +125,30 @@ def learn(method: Method, sets: list[TrainingSet], config: TrainingConfig | None
     begin(method, sets)
     train(method, sets, config or recipe())
     method.end_task()
+
+
+def put_back(
+    method: Method,
+    sets: list[TrainingSet],
+    infos: list[TaskInfo],
+    sealed: list[dict[str, Tensor]],
+    start: dict[str, Tensor],
+    working: dict[str, Tensor],
+) -> None:
+    """Bring a fresh method to where another stood within a stage, as an experiment does when it goes on.
+
+    Args:
+        method: the fresh one.
+        sets: of the stage.
+        infos: all tasks.
+        sealed: of the tasks before the stage.
+        start: `working_state` before the stage.
+        working: `working_state` within it.
+    """
+    if method.needs_start:
+        method.load_state(infos[: sets[0].info.index], sealed, start)
+        begin(method, sets)
+    method.load_state(infos[: sets[-1].info.index + 1], sealed, working)
 
 
 def stored(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -70,6 +70,15 @@ def test_features_may_be_changed_by_their_reader(backbone, tmp_path):
     assert torch.equal(FrozenFeatures(backbone).images(images), kept)
 
 
+def test_texts_are_encoded_once(backbone: Backbone, monkeypatch: pytest.MonkeyPatch):
+    tokens = backbone.tokenize(["a dog", "two trees, one of them far away", "a cat"])
+    features = FrozenFeatures(backbone).texts(tokens)
+    torch.testing.assert_close(features, backbone.encode_text(tokens), rtol=1e-5, atol=1e-5)
+    assert not torch.equal(FrozenFeatures(backbone).texts(tokens.flip(0)), features)
+    monkeypatch.setattr(backbone, "encode_text", lambda tokens: pytest.fail("encoded again"))
+    assert torch.equal(FrozenFeatures(backbone).texts(tokens), features)
+
+
 def test_precomputed_embeddings_pass_through(backbone):
     data = LabeledEmbeddings(np.random.default_rng(0).normal(size=(4, 32)).astype(np.float32), np.zeros(4, np.int64))
     np.testing.assert_array_equal(FrozenFeatures(backbone).images(data).numpy(), data.embeddings)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from everclip.backbone import Backbone
-from everclip.prompts import class_tokens, encode_classes, ensemble, fill
+from everclip.prompts import class_tokens, encode_classes, encode_texts, ensemble, fill, random_sentences
 
 NAMES = ["cat", "a very long name of a class indeed", "ox", "{}"]
 TEMPLATES = ["a photo of a {}.", "{}", "{} art"]
@@ -58,3 +58,29 @@ def test_short_prompts_are_not_encoded_at_the_length_of_long_ones(backbone: Back
     handle.remove()
     assert lengths == sorted(lengths)
     assert lengths[0] < lengths[-1]
+
+
+@pytest.mark.parametrize("model", ["tiny_clip", "tiny_siglip"])
+@pytest.mark.parametrize("words", [1, 10, 99])
+def test_random_sentences(model: str, words: int, request: pytest.FixtureRequest):
+    backbone = Backbone.load(str(request.getfixturevalue(model)))
+    draw = torch.Generator().manual_seed(0)
+    tokens = random_sentences(backbone, 50, words, draw)
+    context = backbone.tokenize(["a"]).shape[1]
+    assert tokens.shape == (50, context)
+    empty = backbone.tokenize([""])[0]
+    free = ~torch.isin(tokens, empty.unique())
+    drawn = min(words, context - 2)  # between the marks of begin and end
+    assert (free.sum(dim=1) == drawn).all()
+    assert torch.equal(tokens[:, 0], empty[:1].expand(50))
+    assert torch.equal(tokens[:, drawn + 1 :], empty[1 : context - drawn].expand(50, -1))
+    assert len(tokens[free].unique()) > 25
+    assert torch.equal(random_sentences(backbone, 50, words, draw.manual_seed(0)), tokens)
+    assert torch.isfinite(encode_texts(backbone.encode_text, tokens)).all()
+
+
+@torch.no_grad()
+def test_texts_come_back_in_their_order(backbone: Backbone):
+    tokens = backbone.tokenize(["a very long sentence about nothing", "cat", "an ox", "dog"])
+    one_by_one = torch.cat([backbone.encode_text(row[None]) for row in tokens])
+    torch.testing.assert_close(encode_texts(backbone.encode_text, tokens, batch=2), one_by_one, rtol=1e-5, atol=1e-5)

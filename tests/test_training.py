@@ -123,6 +123,29 @@ def test_all_at_once_sees_every_task(lessons: Lessons):
         assert Counter(epoch) == Counter(each.images.labels.tolist()), "every image of the task once"
 
 
+def test_reference_images_accompany_every_step(lessons: Lessons):
+    """A pure function of seed, task and step: a run that goes on at step 2 sees the same ones."""
+    seen = {}
+    for first in (0, 2):
+        method = new_method(Watched, lessons)
+        method.reference = lessons.sources.reference
+        begin(method, lessons.training[:1])
+        train(method, lessons.training[:1], recipe(iterations=5, batch=4), start=Position(first, {}))
+        seen[first] = [batch.reference for batch in method.seen]
+        for reference in seen[first]:
+            pixels = torch.from_numpy(method.reference[reference.rows.numpy()])
+            assert torch.equal(reference.images, lessons.backbone.pixels(pixels))
+    assert [r.rows.tolist() for r in seen[0][2:]] == [r.rows.tolist() for r in seen[2]]
+    rows = torch.cat([reference.rows for reference in seen[0]]).tolist()
+    assert sorted(rows[: len(lessons.sources.reference)]) == list(range(len(lessons.sources.reference)))
+    own = [_indices(len(lessons.sources.reference), 4, step, SEED, 0) for step in range(5)]
+    assert rows != np.concatenate(own).tolist(), "not in the order of a training set of that size"
+
+
+def test_no_reference_no_images(lessons: Lessons):
+    assert all(batch.reference is None for batch in trained(lessons, recipe(iterations=2), Watched).seen)
+
+
 # -- what training does ------------------------------------------------------------------------------------------------
 
 

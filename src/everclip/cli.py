@@ -173,7 +173,9 @@ def methods(as_json: AsJson = False) -> None:
     """List the methods."""
     from everclip.methods import METHODS
 
-    _catalog(METHODS, as_json, ("summary", "paper", "routed", "upper_bound", "reads", "promises", "defaults"))
+    _catalog(
+        METHODS, as_json, ("summary", "paper", "routed", "upper_bound", "reads", "requires", "promises", "defaults")
+    )
 
 
 @app.command()

@@ -29,6 +29,9 @@ class Setup(BaseModel):
     reference: str | None = Field(
         None, description="folder of unlabeled images that stand for everything that no task teaches"
     )
+    reference_texts: str | None = Field(
+        None, description="UTF-8 file with one text per line, of no task: what methods that distill compare images with"
+    )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps, …")
     precision: Precision = Field("float32", description="float32 or bf16 (autocast)")
     workers: int = Field(2, ge=1, description="threads that decode and augment images; changes no result")

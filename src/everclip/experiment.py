@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from everclip import __version__
 from everclip.backbone import Backbone, resolve_device
 from everclip.config import HOW_NOT_WHAT, Config
-from everclip.data import Images, ImageSource, LabeledEmbeddings, cache_key, read_unlabeled
+from everclip.data import Images, ImageSource, Joined, LabeledEmbeddings, cache_key, read_texts, read_unlabeled
 from everclip.display import Display
 from everclip.errors import InputError
 from everclip.evaluation import Evaluator, Outcome, TestSet
@@ -21,12 +22,12 @@ from everclip.faults import fault_point
 from everclip.features import FrozenFeatures, FrozenImages
 from everclip.learned import LearnedRun
 from everclip.material import Material, data_digest
-from everclip.methods import Method, MethodConfig, method_class
+from everclip.methods import Method, MethodConfig, Sources, method_class
 from everclip.outcomes import matrix_csv, pack, padded, unpack
 from everclip.report import load_run, render, summarize
 from everclip.runs import RunDirectory, State
 from everclip.selectors import Selector, selector_class
-from everclip.streams import CANDIDATES, Stream, Task, open_stream
+from everclip.streams import CANDIDATES, Stream, Task, TaskInfo, open_stream
 from everclip.training import Position, Trainer, TrainingSet, mix
 
 ACCUMULATED = 4096
@@ -100,6 +101,7 @@ class Experiment:
                 f"stream '{self.stream.name}' gives {self.stream.kind}."
             )
         config.training.lr_of(0, len(self.stream.tasks))
+        texts = read_texts(config.setup.reference_texts) if config.setup.reference_texts else None
         device = resolve_device(config.setup.device)
         self.backbone = Backbone.load(config.setup.backbone, device, config.setup.precision)
         self.features = FrozenFeatures(self.backbone)
@@ -115,6 +117,7 @@ class Experiment:
             self.reference = self.material.viewed(read_unlabeled(config.setup.reference), "reference images")
         torch.manual_seed(config.protocol.seed)
         self.method: Method = self.method_type(self.backbone, config.settings, self.features).to(device)
+        self.method.provide(Sources(self._views, self.reference, texts))
         selector_type = selector_class(config.protocol.selector)
         self.selector: Selector = selector_type(config.selector_settings)
         if self.method.routed and self.selector.reads_features:
@@ -123,7 +126,7 @@ class Experiment:
             self.method_type.name,
             self.backbone.digest,
             data_digest(self.stream.tasks, self.tests),
-            self._reference_digest(),
+            self._reference_digest(texts),
         )
         self.source: LearnedRun | None = None
         if config.setup.learned is not None:
@@ -158,10 +161,18 @@ class Experiment:
         tasks = list(self.stream.tasks)
         return [tasks] if self.method_type.all_at_once else [[task] for task in tasks]
 
-    def _reference_digest(self) -> str:
-        """What else the selector looks at; empty where that is nothing."""
-        parts = [self.reference.key if self.reference is not None else "", self.selector.feature_digest]
+    def _reference_digest(self, texts: tuple[str, ...] | None) -> str:
+        """What else the method and the selector look at; empty where that is nothing."""
+        parts = [self.reference.key if self.reference is not None else "", self.selector.feature_digest, *(texts or ())]
         return cache_key(*parts) if any(parts) else ""
+
+    def _views(self, rows: Mapping[TaskInfo, Sequence[int] | None]) -> Images:
+        """Training images of tasks, or some rows of them, under the evaluation view."""
+        parts = []
+        for info, chosen in rows.items():
+            train = self.stream.tasks[info.index].train
+            parts.append(train if chosen is None else train.select(chosen))
+        return self.material.viewed(Joined(parts), f"training images of {', '.join(info.name for info in rows)}")
 
     # -- learning --------------------------------------------------------------------------------------------------
 
@@ -171,7 +182,8 @@ class Experiment:
             self._train_stage(number, stage)
         else:
             self._adopt(self.source, number, stage)
-        self.state.stages_learned, self.state.step, self.state.optimizer = number + 1, None, None
+        self.state.stages_learned = number + 1
+        self.state.step = self.state.start = self.state.optimizer = None
         if self.method.routed:
             for task in stage:
                 self._fit_selector(task)
@@ -187,10 +199,7 @@ class Experiment:
         state, method = self.state, self.method
         resumed_at = state.step
         if resumed_at is None:
-            # What a method draws when a task begins must not depend on what this process drew before.
-            torch.manual_seed(mix(self.config.protocol.seed, number))
-            for task in stage:
-                method.begin_task(task.info)
+            self._begin(number)
         read: list[Images | FrozenImages | LabeledEmbeddings | ImageSource] = [task.train for task in stage]
         if method.trains:
             sets = [TrainingSet(task.info, self._training_images(task)) for task in stage]
@@ -210,6 +219,12 @@ class Experiment:
         state.working = self.directory.write_tensors(state, name, method.working_state())
         if self.config.setup.keep_stages:
             state.stages.append(state.working)
+
+    def _begin(self, number: int) -> None:
+        # What a method draws when a task begins must not depend on what this process drew before.
+        torch.manual_seed(mix(self.config.protocol.seed, number))
+        for task in self._stages[number]:
+            self.method.begin_task(task.info)
 
     def _adopt(self, source: LearnedRun, number: int, stage: list[Task]) -> None:
         """Take a stage over from the run that learned it."""
@@ -244,6 +259,8 @@ class Experiment:
 
         def checkpoint(position: Position) -> None:
             stem = f"{number:02d}-{position.step:06d}.safetensors"
+            if state.step is None and self.method.needs_start:
+                state.start = state.working
             state.step = position.step
             state.working = self.directory.write_tensors(
                 state, f"checkpoints/working-{stem}", self.method.working_state()
@@ -378,7 +395,11 @@ class Experiment:
                 **config.protocol.model_dump(),
             },
             "training": config.training.model_dump(),
-            "settings": {**config.settings.model_dump(), **config.selector_settings.model_dump()},
+            "settings": {
+                **config.settings.model_dump(),
+                **config.selector_settings.model_dump(),
+                **self._learned_from(),
+            },
             "trained_parameters": {"per_task": per_task, "total": self.method.trained_in_total(per_task)},
         }
         routing = None
@@ -392,6 +413,12 @@ class Experiment:
         upper_bound = self.method_type.upper_bound or (self.method.routed and self.selector.upper_bound)
         return summarize(header, datasets, table("correct"), table("by_name"), zero_shot, routing, upper_bound)
 
+    def _learned_from(self) -> dict[str, str | None]:
+        """What a method that asks for a reference learned from, by name: it tells two of its runs apart."""
+        setup = self.config.setup
+        paths = {"reference": setup.reference, "reference_texts": setup.reference_texts}
+        return {name: path and Path(path).name for name, path in paths.items()} if self.method.requires else {}
+
     # -- going on --------------------------------------------------------------------------------------------------
 
     def _restore(self, state: State) -> None:
@@ -400,6 +427,9 @@ class Experiment:
         infos = self.stream.infos
         if self.source is None:
             sealed = [self.directory.read_tensors(name) for name in state.sealed]
+            if state.step is not None and self.method.needs_start:
+                self.method.load_state(infos[: len(sealed)], sealed, self.directory.read_tensors(state.start))
+                self._begin(state.stages_learned)
             self.method.load_state(infos[:begun], sealed, self.directory.read_tensors(state.working))
         elif state.stages_learned:
             self.source.load(self.method, state.stages_learned - 1, infos[:begun])

@@ -18,7 +18,7 @@ from torch import Tensor
 from everclip.backbone import Backbone
 from everclip.data import Images, LabeledEmbeddings, cache_key, embedding_cache, streamed_cache
 from everclip.errors import InputError
-from everclip.prompts import class_tokens, encode_classes
+from everclip.prompts import class_tokens, encode_classes, encode_texts
 
 BATCH = 256
 """Images per forward pass without gradient."""
@@ -132,6 +132,13 @@ class FrozenFeatures:
     def _key(self, data: Images, *what: str) -> str:
         backbone = self.backbone
         return cache_key(backbone.digest, backbone.view.key, backbone.precision, backbone.device.type, data.key, *what)
+
+    def texts(self, tokens: Tensor) -> Tensor:
+        """Un-normalized text features (P, D) of token ids (P, context), float32 on the CPU; cached as images are."""
+        backbone = self.backbone
+        key = cache_key(backbone.digest, backbone.precision, backbone.device.type, "texts", str(tokens.tolist()))
+        array = embedding_cache(key, lambda: encode_texts(backbone.encode_text, tokens).cpu().numpy())
+        return torch.from_numpy(np.array(array))
 
     def classes(self, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
         """Classifier (C, D) of the original CLIP for these classes, on its device."""

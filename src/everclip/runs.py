@@ -32,8 +32,10 @@ from torch import Tensor
 from everclip.errors import EverclipError, InputError
 from everclip.files import sha256, write_atomic
 
-FORMAT = 3
+FORMAT = 4
 """Version of the checkpoint layout; raised whenever an older EverCLIP could misread a newer run."""
+READS = (3, FORMAT)
+"""Versions that this one reads: 3 lacks `State.start`, which it had no method for."""
 
 STATE = "checkpoints/state.json"
 
@@ -44,13 +46,14 @@ class State:
 
     Attributes:
         method: name of the method, `backbone` the digest of its weights, `data` of test images, labels, class names
-            and templates, `reference` of what the selector looks at besides: a checkpoint fits no other.
+            and templates, `reference` of what is looked at besides: a checkpoint fits no other.
         stages_learned: stages whose learning ended (a stage is a task, or all tasks of an all-at-once method).
         rows: names of the evaluation files that are complete, in order.
         step: steps taken in the current stage, where it is under way.
-        files: every file the state consists of → its SHA-256; the next five say which is what.
+        files: every file the state consists of → its SHA-256; the next six say which is what.
         sealed: per learned task the file of what it fixed for good, where there is anything.
         working: what later steps or tasks may still change, where there is anything.
+        start: what `working` was before the current stage, within one that cannot go on without.
         optimizer: the optimizer's moments, within a stage.
         stages: per stage what `working` was at its end, where it is to be kept.
         selector: what the selector fitted, where it did.
@@ -68,6 +71,7 @@ class State:
     files: dict[str, str] = field(default_factory=dict)
     sealed: list[str | None] = field(default_factory=list)
     working: str | None = None
+    start: str | None = None
     optimizer: str | None = None
     stages: list[str | None] = field(default_factory=list)
     selector: str | None = None
@@ -218,7 +222,8 @@ class RunDirectory:
 
     def save_state(self, state: State) -> None:
         """Make `state` the truth, then remove the files that it does not name."""
-        named = {*state.sealed, *state.rows, *state.stages, state.working, state.optimizer, state.selector}
+        named = {*state.sealed, *state.rows, *state.stages}
+        named |= {state.working, state.start, state.optimizer, state.selector}
         state.files = {name: digest for name, digest in state.files.items() if name in named}
         body = {"format": FORMAT, **asdict(state)}
         self.write(STATE, json.dumps({"sha256": _body_digest(body), "state": body}, indent=1))
@@ -243,7 +248,7 @@ class RunDirectory:
             raise self._damaged(STATE) from error
         if digest != _body_digest(body):
             raise self._damaged(STATE)
-        if body.pop("format") != FORMAT:
+        if body.pop("format") not in READS:
             raise EverclipError(
                 f"{path} was written by another version of EverCLIP, whose checkpoints this one (format {FORMAT}) does "
                 "not read; resume with the version that wrote it."
@@ -277,7 +282,7 @@ class RunDirectory:
             )
         if reference is not None and state.reference != reference:
             raise EverclipError(
-                f"{path} was made with other reference images or AlexNet weights than the selector is given now; "
+                f"{path} was made with other reference images, reference texts or AlexNet weights than are given now; "
                 "restore them or choose another --out."
             )
         for file, expected in state.files.items():

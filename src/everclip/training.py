@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Annotated
 
@@ -24,9 +24,11 @@ from everclip.data import Images, TrainingView, training_batch
 from everclip.errors import EverclipError, InputError
 from everclip.faults import fault_point
 from everclip.features import FrozenImages
-from everclip.methods import Batch, Method
+from everclip.methods import Batch, Method, Reference
 from everclip.streams import TaskInfo
 
+REFERENCE = 1
+"""Sets the draw of reference images apart from that of training images, which may be the same ones."""
 CHECK_EVERY = 10
 """Steps between looks at the losses: reading one waits for the device, so it is not done at every step."""
 
@@ -256,17 +258,31 @@ class Trainer:
             pending = ahead.submit(self._load, first, pool) if steps else None
             for step in steps:
                 assert pending is not None
-                owner, pixels, labels = pending.result()
+                loaded = pending.result()
                 if step + 1 < self.total:
                     pending = ahead.submit(self._load, step + 1, pool)
-                backbone = self.method.backbone
-                yield step, Batch(owner, backbone.pixels(pixels), labels.to(backbone.device))
+                yield step, self._on_device(loaded)
 
-    def _load(self, step: int, pool: ThreadPoolExecutor) -> tuple[TaskInfo, Tensor, Tensor]:
+    def _load(self, step: int, pool: ThreadPoolExecutor) -> Batch:
+        """The batch of a step on the host, its pixels still uint8."""
         chosen, indices = self._choice(step)
         key = (self.seed, chosen.info.index, step)
-        pixels = training_batch(chosen.images, indices, key, self.view, pool)
-        return chosen.info, torch.as_tensor(pixels), torch.from_numpy(chosen.images.labels[indices])
+        pixels = torch.as_tensor(training_batch(chosen.images, indices, key, self.view, pool))
+        return Batch(chosen.info, pixels, torch.from_numpy(chosen.images.labels[indices]), self._reference(step))
+
+    def _reference(self, step: int) -> Reference | None:
+        images = self.method.reference
+        if images is None:
+            return None
+        seed = mix(self.seed, REFERENCE)
+        rows = _indices(len(images), self.config.batch, step, seed, self.sets[0].info.index)
+        return Reference(torch.as_tensor(images[rows]), torch.from_numpy(rows))
+
+    def _on_device(self, batch: Batch) -> Batch:
+        backbone, reference = self.method.backbone, batch.reference
+        if reference is not None:
+            reference = replace(reference, images=backbone.pixels(reference.images))
+        return Batch(batch.task, backbone.pixels(batch.images), batch.labels.to(backbone.device), reference)
 
     def _choice(self, step: int) -> tuple[TrainingSet, np.ndarray]:
         chosen = self.sets[self.owners[step]]

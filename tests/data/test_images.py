@@ -130,6 +130,7 @@ def test_bad_images_are_skipped_and_stay_listed(files, cache: Path):
     source = source_of(files)
     for read in (lambda s: viewed(s, Square()), lambda s: decoded(s, 50)):
         first = read(source)
+        assert [first.name(i) for i in range(len(first))] == [str(files[i]) for i in first.positions]
         assert first.skipped == [
             (str(files[0]), "the file is empty"),
             (str(files[2]), "the file is not there (any more)"),

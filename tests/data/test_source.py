@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from everclip.data.source import BadImage, ImageSource, Reduced, few_shot, split
+from everclip.data.source import BadImage, ImageSource, Joined, Reduced, few_shot, split
 from everclip.errors import InputError
 
 some_labels = st.lists(st.integers(0, 5), min_size=1, max_size=60).map(lambda x: np.array(x, dtype=np.int64))
@@ -43,6 +43,16 @@ def test_selections_nest_without_a_chain():
     assert inner.labels.tolist() == [4, 0]
     assert inner.name(1) == "image 0"
     assert inner._source is source
+
+
+def test_joined_sources_follow_one_another():
+    first, second = Counted([4, 5]), Counted([4, 6, 7])
+    joined = Joined([first, Counted([]), second.select([2, 0])])
+    assert joined.labels.tolist() == [4, 5, 7, 4]
+    assert [joined.name(i) for i in range(4)] == ["image 0", "image 1", "image 2", "image 0"]
+    assert joined.digest(2) == second.digest(2)
+    assert joined.decode(3).getpixel((0, 0)) == (0, 0, 0)
+    assert joined.select([1, 2]).name(1) == "image 2"
 
 
 def test_an_empty_selection_and_an_index_outside():

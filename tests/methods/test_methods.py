@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from pydantic import BaseModel
 
+from everclip.backbone import Backbone
 from everclip.config import Setup
 from everclip.errors import InputError
 from everclip.evaluation import Evaluator
-from everclip.features import embed_images
+from everclip.features import FrozenFeatures, embed_images
 from everclip.methods import METHODS, ORIGINAL, Batch, Method, method_class
 from everclip.selectors import SELECTORS, selector_class
 from everclip.streams import CANDIDATES, Protocol, TaskInfo
@@ -30,6 +32,7 @@ from ..learning import (
     learn,
     lessons_of,
     new_method,
+    put_back,
     recipe,
     stored,
     train,
@@ -43,11 +46,17 @@ VARIANTS: dict[str, tuple[str, dict]] = {
     "prompt-tuning-plain": ("prompt-tuning", {"retention": "none", "replay": "none", "context_words": ""}),
     "rail-published": ("rail", {"fusion": "published", "ridge": 10.0, "random_features": 64}),
     "rail-dual-search": ("rail-dual", {"ridge": "search", "calibration": 4}),
+    "zscl-text": ("zscl", {"distill_text": True, "consolidation": 0.0, "average_every": 0}),
 }
 """Settings under which a method promises or stores something else: they pass the same tests."""
 
-SMALL: dict[str, dict] = {name: {"random_features": 64} for name in ("rail", "ranpac")}
-"""What keeps the matrix quick."""
+SMALL: dict[str, dict] = {
+    **{name: {"random_features": 64} for name in ("rail", "ranpac")},
+    "lwf-vr": {"random_texts": 8},
+    "icarl": {"exemplars": 11},
+    "zscl": {"average_every": 3},
+}
+"""What keeps the matrix quick, and lets a few steps on a few images show what a method does."""
 
 PROMISES = {"zero_shot_kept", "finished_tasks_constant", "order_free"}
 
@@ -97,7 +106,7 @@ def loss_of(method: Method, lessons: Lessons, task: int) -> float:
     pixels = torch.stack(
         [torch.from_numpy(each.images[row][:size, :size].copy()).permute(2, 0, 1) for row in range(len(each.images))]
     )
-    return float(method(Batch(each.info, lessons.backbone.pixels(pixels), labels)).total)
+    return float(method(Batch(each.info, lessons.backbone.pixels(pixels), labels)).parts["ce"])
 
 
 def fit(judged: dict, info: TaskInfo, labels: torch.Tensor) -> float:
@@ -152,6 +161,7 @@ def test_described(name: str):
     assert kind.promises <= PROMISES
     assert kind.reads
     assert kind.reads <= {"images", "embeddings"}
+    assert kind.requires <= set(Setup.model_fields)
     assert "embeddings" not in kind.reads or kind.feed == "embeddings" or not kind.trains
     for attribute, member in inspect.getmembers(kind, inspect.isfunction):
         if not attribute.startswith("_") and member.__module__.startswith("everclip"):
@@ -298,6 +308,29 @@ def test_learns(history: History, lessons: Lessons):
     assert not torch.equal(learned, original)
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_learns_in_half_precision(name: str, tiny_clip: Path, lessons: Lessons):
+    half = Backbone.load(str(tiny_clip), precision="bf16")
+    lessons = replace(lessons, backbone=half, features=FrozenFeatures(half))
+    method = new_method(METHODS[name], lessons, **SMALL.get(name, {}))
+    for sets in lessons.stages(method):
+        learn(method, sets, recipe(iterations=2))
+    for value in answers(method, lessons, 2).values():
+        assert value.dtype == torch.float32
+        assert torch.isfinite(value).all()
+    for value in method.working_state().values():
+        assert value.dtype != torch.bfloat16
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_it_requires_must_be_there(name: str, lessons: Lessons):
+    kind = METHODS[name]
+    for setting in kind.requires:
+        method = kind(lessons.backbone, kind.Config(), lessons.features)
+        with pytest.raises(InputError, match=rf"'{name}' needs .* --set {setting}="):
+            method.provide(replace(lessons.sources, **{setting: None}))
+
+
 def test_backbone_is_never_changed(history: History, lessons: Lessons):
     assert lessons.backbone.clone().digest == lessons.backbone.digest
     assert not any(p.requires_grad for p in lessons.backbone.parameters())
@@ -372,7 +405,7 @@ def test_interrupted_within_a_task(history: History, lessons: Lessons):
     train(first, sets, config, on_checkpoint=keep)
     position, working = kept[0]
     resumed = history.fresh(lessons)
-    resumed.load_state(lessons.infos[: sets[-1].info.index + 1], at.sealed, working)
+    put_back(resumed, sets, lessons.infos, at.sealed, at.working, working)
     train(resumed, sets, config, start=position)
     resumed.end_task()
     assert_same(answers(resumed, lessons, then.learned), then.said)
@@ -387,7 +420,7 @@ def test_trainer_sees_what_a_restored_method_trains(history: History, lessons: L
     sets = lessons.stages(begun)[-1]
     begin(begun, sets)
     restored = history.fresh(lessons)
-    restored.load_state(lessons.infos[: sets[-1].info.index + 1], at.sealed, stored(begun.working_state()))
+    put_back(restored, sets, lessons.infos, at.sealed, at.working, stored(begun.working_state()))
     names = [list(Trainer(m, sets, recipe(), SEED, 2, 1).named) for m in (begun, restored)]
     assert names[0] == names[1]
     assert restored.trained_parameters() == begun.trained_parameters()

@@ -6,7 +6,8 @@ from everclip.data.decode import IMAGE_SUFFIXES, load_rgb
 from everclip.data.embeddings import EmbeddingData, LabeledEmbeddings, read_embeddings
 from everclip.data.folders import FolderImages, ImageFolder, read_folder, read_unlabeled
 from everclip.data.images import DecodedImages, Images, View, ViewedImages, decoded, viewed
-from everclip.data.source import BadImage, ImageSource, Reduced, few_shot, split
+from everclip.data.source import BadImage, ImageSource, Joined, Reduced, few_shot, split
+from everclip.data.texts import read_texts
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -17,6 +18,7 @@ __all__ = [
     "ImageFolder",
     "ImageSource",
     "Images",
+    "Joined",
     "LabeledEmbeddings",
     "Reduced",
     "TrainingView",
@@ -30,6 +32,7 @@ __all__ = [
     "load_rgb",
     "read_embeddings",
     "read_folder",
+    "read_texts",
     "read_unlabeled",
     "split",
     "streamed_cache",

@@ -73,6 +73,11 @@ class Images:
     def __len__(self) -> int:
         return len(self._kept)
 
+    @property
+    def positions(self) -> np.ndarray:
+        """(N,) int64, where in the source each image stands."""
+        return self._kept
+
     def name(self, index: int) -> str:
         """Return the name that the source gives to the image."""
         return self._source.name(int(self._kept[index]))

@@ -96,6 +96,38 @@ class _Selection(ImageSource):
         return self._source.decode(int(self._indices[index]))
 
 
+class Joined(ImageSource):
+    """Several sources one after the other; a label means what it means in its source.
+
+    Args:
+        parts: the sources, at least one.
+    """
+
+    def __init__(self, parts: Sequence[ImageSource]) -> None:
+        self._parts = parts
+        self._starts = np.cumsum([0, *(len(part) for part in parts)])
+        self.labels = np.concatenate([part.labels for part in parts])
+
+    def _find(self, index: int) -> tuple[ImageSource, int]:
+        part = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return self._parts[part], index - int(self._starts[part])
+
+    def name(self, index: int) -> str:
+        """The image's own name."""
+        source, place = self._find(index)
+        return source.name(place)
+
+    def digest(self, index: int) -> str:
+        """The image's own digest."""
+        source, place = self._find(index)
+        return source.digest(place)
+
+    def decode(self, index: int) -> Image.Image:
+        """The image."""
+        source, place = self._find(index)
+        return source.decode(place)
+
+
 class Reduced(ImageSource):
     """Images that lost all detail beyond one common resolution: each is resized until its short side has `side` pixels.
 

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from everclip.errors import InputError
 from everclip.methods.adapters import AttentionAdapterMethod, LinearAdapterMethod
+from everclip.methods.anchored import WeightConsolidation, WiSEFT
 from everclip.methods.class_means import LDA, NCM
+from everclip.methods.distilled import LwF, LwFVR
 from everclip.methods.full_model import Finetune, Joint, Separate
-from everclip.methods.method import ORIGINAL, Batch, Loss, Method, MethodConfig
+from everclip.methods.icarl import ICaRL
+from everclip.methods.method import ORIGINAL, Batch, Loss, Method, MethodConfig, Reference, Sources
 from everclip.methods.moe_adapters import MoEAdapters
 from everclip.methods.prompt_tuning import PromptTuning
 from everclip.methods.ridge import RAIL, DualRAIL, RanPAC
 from everclip.methods.zero_shot import ZeroShot
+from everclip.methods.zscl import ZSCL
 
-__all__ = ["METHODS", "ORIGINAL", "Batch", "Loss", "Method", "MethodConfig", "method_class"]
+__all__ = ["METHODS", "ORIGINAL", "Batch", "Loss", "Method", "MethodConfig", "Reference", "Sources", "method_class"]
 
 METHODS: dict[str, type[Method]] = {
     method.name: method
     for method in (
-        ZeroShot, Finetune, MoEAdapters, LinearAdapterMethod, AttentionAdapterMethod, PromptTuning, NCM, LDA, RanPAC,
-        RAIL, DualRAIL, Joint, Separate,
+        ZeroShot, Finetune, WeightConsolidation, WiSEFT, LwF, LwFVR, ICaRL, ZSCL, MoEAdapters, LinearAdapterMethod,
+        AttentionAdapterMethod, PromptTuning, NCM, LDA, RanPAC, RAIL, DualRAIL, Joint, Separate,
     )
 }  # fmt: skip
 

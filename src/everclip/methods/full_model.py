@@ -1,14 +1,16 @@
 """Methods that train every weight of CLIP: continual finetuning and the two upper bounds.
 
-They share one model (`student`), one loss and one state; they differ in where a task starts and in what stays.
+They share one model (`student`), one cross-entropy and one state; they differ in where a task starts and in what stays.
+What holds a model back (`anchored.py`, `distilled.py`, `zscl.py`, `icarl.py`) is built on the same.
 """
 
 from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from everclip.backbone import Backbone
 from everclip.features import FrozenFeatures
@@ -31,17 +33,34 @@ class FullModel(Method):
         for name, parameter in self.student.named_parameters():
             parameter.requires_grad_(name not in NEVER_TRAINED)
 
-    def forward(self, batch: Batch) -> Loss:
-        """CE_ε of the batch against its task's classes under the training prompt."""
+    @property
+    def weights(self) -> dict[str, nn.Parameter]:
+        """What is trained: the student's parameters by name."""
+        return {name: p for name, p in self.student.named_parameters() if p.requires_grad}
+
+    @property
+    def answering(self) -> Backbone:
+        """The model that answers on learned routes."""
+        return self.student
+
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        """The terms of the loss by name, each with its weight. Subclasses add to those they inherit.
+
+        Here CE_ε of the batch against its task's classes under the training prompt.
+        """
         images = self.student.encode_image(batch.images)
         texts = self.student.encode_text(self.training_tokens(batch.task))
         scale = self.student.logit_scale
-        loss = classification_loss(images, texts, batch.labels, scale, self.config.label_smoothing)
-        return Loss(loss, {"ce": loss.detach()})
+        return {"ce": classification_loss(images, texts, batch.labels, scale, self.config.label_smoothing)}
+
+    def forward(self, batch: Batch) -> Loss:
+        """The sum of all terms."""
+        terms = self.terms(batch)
+        return Loss(torch.stack(list(terms.values())).sum(), {name: term.detach() for name, term in terms.items()})
 
     def embed(self, pixels: Tensor, route: int) -> Tensor:
         """Normalized embeddings (B, D) of the trained image tower, or of the original CLIP."""
-        tower = self.backbone if route == ORIGINAL else self.student
+        tower = self.backbone if route == ORIGINAL else self.answering
         return F.normalize(tower.encode_image(pixels), dim=-1)
 
     def classifier(self, task: TaskInfo, route: int) -> Tensor:
@@ -49,7 +68,7 @@ class FullModel(Method):
         if route == ORIGINAL:
             return super().classifier(task, route)
         tokens = class_tokens(self.backbone, task.class_names, task.templates)
-        return encode_classes(self.student.encode_text, tokens)
+        return encode_classes(self.answering.encode_text, tokens)
 
     def route_key(self, route: int) -> str:
         """The student differs after every task."""

@@ -13,7 +13,7 @@ change (`working_state`), so that a run directory stores the first once and rewr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar, Literal
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from everclip.backbone import Backbone
 from everclip.data import Images, LabeledEmbeddings
+from everclip.errors import InputError
 from everclip.features import Feed, FrozenFeatures, FrozenImages, embed_features, embed_images
 from everclip.prompts import class_tokens
 from everclip.streams.stream import TaskInfo
@@ -34,6 +35,13 @@ ORIGINAL = -1
 """The route to the original CLIP."""
 
 Promise = Literal["zero_shot_kept", "finished_tasks_constant", "order_free"]
+
+Requirement = Literal["reference", "reference_texts"]
+
+_REQUIRED: dict[Requirement, str] = {
+    "reference": "reference images; name any folder of unlabeled images by --set reference=DIR",
+    "reference_texts": "reference texts; name a text file with one text per line by --set reference_texts=FILE",
+}
 
 
 class MethodConfig(BaseModel):
@@ -52,6 +60,19 @@ class PromptedConfig(MethodConfig):
 
 
 @dataclass(frozen=True)
+class Reference:
+    """The reference images of one training step.
+
+    Attributes:
+        images: normalized pixels (R, 3, S, S) under the evaluation view, on the model's device.
+        rows: which images of `Method.reference` they are (R,), int64, on the host.
+    """
+
+    images: Tensor
+    rows: Tensor
+
+
+@dataclass(frozen=True)
 class Batch:
     """What one training step sees.
 
@@ -60,11 +81,30 @@ class Batch:
         images: what the method is fed (`Method.feed`), on the model's device: normalized pixels (B, 3, S, S), or
             un-normalized frozen features, embeddings (B, D) or output tokens (B, T, D).
         labels: class indices within the task (B,), int64.
+        reference: as many reference images, where the method has `reference`.
     """
 
     task: TaskInfo
     images: Tensor
     labels: Tensor
+    reference: Reference | None = None
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a learner may look at besides the images of a step.
+
+    Attributes:
+        views: tasks → their training images under the evaluation view, one task after the other; all of a task, or
+            those at some rows of its training split. A learner that keeps to its memory asks for nothing else of an
+            earlier task.
+        reference: images of no task (setting `reference`), under the evaluation view.
+        reference_texts: texts of no task (setting `reference_texts`).
+    """
+
+    views: Callable[[Mapping[TaskInfo, Sequence[int] | None]], Images]
+    reference: Images | None = None
+    reference_texts: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -108,8 +148,15 @@ class Method(nn.Module):
     """True: all tasks are learned together, in one stage."""
     upper_bound: ClassVar[bool] = False
     """True: uses what a continual learner does not have; set apart in comparisons."""
+    requires: ClassVar[frozenset[Requirement]] = frozenset()
+    """Settings that name what it learns from besides the stream, and that must be given."""
+    needs_start: ClassVar[bool] = False
+    """True: to go on within a task, it must first be put back to where the task began and begin it again."""
     promises: ClassVar[frozenset[Promise]] = frozenset()
     """What holds by construction; the tests check it."""
+
+    reference: Images | None = None
+    """Images that accompany those of every step (`Batch.reference`) of a method fed images; set by `begin_task`."""
 
     def __init__(self, backbone: Backbone, config: MethodConfig, features: FrozenFeatures | None = None) -> None:
         super().__init__()
@@ -117,6 +164,7 @@ class Method(nn.Module):
         self._frozen = (backbone, features or FrozenFeatures(backbone))
         self.config = config
         self.tasks: list[TaskInfo] = []
+        self._sources: Sources | None = None
         self._training_tokens: dict[TaskInfo, Tensor] = {}  # (C, templates, context)
 
     @property
@@ -129,7 +177,24 @@ class Method(nn.Module):
         """Frozen features of the original CLIP."""
         return self._frozen[1]
 
+    @property
+    def sources(self) -> Sources:
+        """What it may look at besides the images of a step."""
+        assert self._sources is not None, f"'{self.name}' needs `provide` before the first task"
+        return self._sources
+
     # -- learning --------------------------------------------------------------------------------------------------
+
+    def provide(self, sources: Sources) -> None:
+        """Give it what it may look at besides the images of a step; called once, before everything else.
+
+        Raises:
+            InputError: something that it `requires` is missing.
+        """
+        for name in sorted(self.requires):
+            if getattr(sources, name) is None:
+                raise InputError(f"method '{self.name}' needs {_REQUIRED[name]}.")
+        self._sources = sources
 
     def begin_task(self, task: TaskInfo) -> None:
         """Prepare what this task trains. With `all_at_once`, called for every task before the training."""
@@ -239,8 +304,11 @@ class Method(nn.Module):
     def load_state(self, tasks: list[TaskInfo], sealed: list[dict[str, Tensor]], working: dict[str, Tensor]) -> None:
         """Restore the method as it was when its state was taken, in the middle of a task too.
 
+        In the middle of a task, a method with `needs_start` is restored twice: as it was before the task, which then
+        begins again (`begin_task`), and now with what the steps up to there have changed.
+
         Args:
-            tasks: all tasks begun; those beyond `len(sealed)` were in training (`begin_task` is not called again).
+            tasks: all tasks begun; those beyond `len(sealed)` were in training. `begin_task` is not called for them.
             sealed: `sealed_state` of each finished task.
             working: `working_state`.
         """
