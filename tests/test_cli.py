@@ -150,7 +150,7 @@ REFUSED = [
     (["--method", "finetun"], ["'finetun'", "zero-shot, finetune"]),
     (["--method", ""], ["--method"]),
     (["--selector", "orakel"], ["'orakel'", "oracle"]),
-    (["--stream", "photos:a,b"], ["'photos:a,b'", "folders, drawn, embeddings"]),
+    (["--stream", "photos:a,b"], ["'photos:a,b'", "folders, cil, drawn, embeddings"]),
     (["--stream", "folders"], ["'folders'", "folders:A,B"]),
     (["--stream", "folders:nowhere"], ["nowhere"]),
     (["--stream", "drawn:nope"], ["'nope'", "shapes"]),
