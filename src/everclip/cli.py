@@ -188,6 +188,7 @@ def selectors(as_json: AsJson = False) -> None:
 
 def _catalog(registry: dict[str, Any], as_json: bool, fields: tuple[str, ...]) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     if as_json:
         entries = []
@@ -203,9 +204,12 @@ def _catalog(registry: dict[str, Any], as_json: bool, fields: tuple[str, ...]) -
             entries.append(entry)
         typer.echo(json.dumps(entries, indent=1, ensure_ascii=False))
         return
-    table = Table("name", *(field for field in fields if field in ("summary", "paper")))
+    table = Table(box=None, show_header=False, padding=(0, 1))
     for name, kind in registry.items():
-        table.add_row(name, *(getattr(kind, field) for field in fields if field in ("summary", "paper")))
+        # What it does, and under it where it comes from: two columns of sentences would leave neither enough room.
+        table.add_row(Text(name, style="bold"), Text(kind.summary))
+        if "paper" in fields:
+            table.add_row("", Text(kind.paper, style="dim"))
     _print(table)
 
 
