@@ -13,6 +13,7 @@ from embedded_mixture import held_back
 from everclip.backbone import Backbone
 from everclip.data import ViewedImages, viewed
 from everclip.data.drawn import DOMAINS, Domain, DrawnImages
+from everclip.data.names import DEFAULT_TEMPLATES
 from everclip.features import FrozenFeatures, embed_images
 from everclip.prompts import class_tokens, encode_classes
 
@@ -86,21 +87,21 @@ class PhotoValidation:
     """Zero-shot on labeled photographs, in two halves: `CHOOSE` to choose by, `REPORT` to report.
 
     Args:
-        backbone: whose text tower says what the classes are; it is the same in every model that is compared.
         images: N photographs.
         class_names: of their labels.
     """
 
-    def __init__(self, backbone: Backbone, images: ViewedImages, class_names: list[str]) -> None:
+    def __init__(self, images: ViewedImages, class_names: list[str]) -> None:
         self._images = images
-        tokens = class_tokens(backbone, class_names, ["a photo of a {}."])
-        self._classifier = encode_classes(backbone.encode_text, tokens).cpu()
+        self._class_names = class_names
 
     def accuracy(self, backbone: Backbone, half: int) -> float:
         """Top-1 in percent on every other image, from image `half` on."""
         rows = np.arange(half, len(self._images), 2)
         features = embed_images(self._images, backbone.encode_image, backbone, rows)
-        return _percent((features @ self._classifier.T).argmax(dim=1).numpy() == self._images.labels[rows])
+        tokens = class_tokens(backbone, self._class_names, DEFAULT_TEMPLATES)
+        classifier = encode_classes(backbone.encode_text, tokens).cpu()
+        return _percent((features @ classifier.T).argmax(dim=1).numpy() == self._images.labels[rows])
 
 
 def table(figures: list[DomainFigures]) -> Table:

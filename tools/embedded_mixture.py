@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import sklearn.datasets
 from matplotlib import cbook
+from open_clip import IMAGENET_CLASSNAMES
 from PIL import Image, ImageEnhance
 
 from everclip.data import FolderImages, ImageSource, cache_key, load_rgb
@@ -27,6 +28,9 @@ DRAWING_SEED = 1_000_003
 
 CAPTIONS = ("{}", "an image of {}.")
 """Captions beside the templates of each domain."""
+
+HELD_TEXTS = [[caption.format(name) for caption in (*DEFAULT_TEMPLATES, *CAPTIONS)] for name in IMAGENET_CLASSNAMES]
+"""Names of things that photographs show, each in several captions: what the text tower must not forget."""
 
 LEAST_CROP = 24
 """Side of the smallest crop of a photograph, in pixels."""
@@ -50,6 +54,7 @@ class DrawnClasses:
 
     Attributes:
         captions: per class, the texts that say what its images show.
+        domains: per class, the number of its domain.
     """
 
     def __init__(self, size: int, steps: int, seed: int) -> None:
@@ -64,6 +69,7 @@ class DrawnClasses:
             [caption.format(source.domain.class_names[label]) for caption in (*source.domain.templates, *CAPTIONS)]
             for source, label in self._classes
         ]
+        self.domains = [sources.index(source) for source, _ in self._classes]
 
     def batch(self, step: int, count: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Draw `count` images of as many classes: pixels (B, 3, S, S) uint8 and labels (B,) into `captions`."""

@@ -2,10 +2,11 @@
 
     python tools/train_embedded.py --out runs/embedded [--photos DIR] [--validation DIR]
 
-The image tower learns to answer drawn images with the text embeddings of their captions, while its features of
-photographs are held to the given model's. The text tower is frozen, so the rows of tokens that the given model never
-used stay zero. At the end the weights are interpolated with the given ones (WiSE-FT, Wortsman et al. 2022, arXiv
-2109.01903): by the largest factor that costs no accuracy on half of the validation photographs, if there are any.
+Drawn images are contrasted with the captions of their domain's classes, while features of photographs and of the names
+of things that photographs show are held to the given model's. Without weight decay the rows of tokens that no caption
+uses stay what they are: zero, where the given model never used them either. At the end the weights are interpolated
+with the given ones (WiSE-FT, Wortsman et al. 2022, arXiv 2109.01903): by the largest factor that costs no accuracy on
+half of the validation photographs, if there are any.
 
 `--out` becomes a model folder in open_clip's layout, float16, at most 35 MB, for `--backbone` or `Backbone.load`.
 Killed at any moment, the same command with `--resume` ends with the same weights (bit for bit on a CPU).
@@ -31,7 +32,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from embedded_figures import CHOOSE, REPORT, PhotoValidation, measure, table
-from embedded_mixture import DrawnClasses, Photographs, bundled_photographs, tiny_imagenet
+from embedded_mixture import HELD_TEXTS, DrawnClasses, Photographs, bundled_photographs, tiny_imagenet
 from everclip.backbone import Backbone, resolve_device
 from everclip.data import viewed
 from everclip.display import Display
@@ -52,22 +53,23 @@ EMBEDDED = Path(str(files("everclip") / "embedded"))
 
 
 class Settings(BaseModel):
-    """How the image tower is trained."""
+    """How both towers are trained."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    steps: int = Field(450, ge=1, description="of the optimizer")
+    steps: int = Field(220, ge=1, description="of the optimizer")
     seed: int = Field(0, ge=0, description="of everything random")
     drawn: int = Field(48, ge=1, description="drawn images per step, each of another class")
-    photographs: int = Field(24, ge=1, description="crops of photographs per step")
-    lr: float = Field(4e-4, gt=0, description="peak rate of AdamW; linear warm-up, then cosine to 0")
+    photographs: int = Field(16, ge=1, description="crops of photographs per step")
+    names: int = Field(48, ge=1, description="names of things per step, to hold the text tower")
+    lr: float = Field(3e-4, gt=0, description="peak rate of AdamW; linear warm-up, then cosine to 0")
     warmup: int = Field(20, ge=0, description="steps of warm-up")
-    hold: float = Field(40.0, ge=0, description="weight of 1 - cosine to the given model's features of photographs")
+    hold: float = Field(40.0, ge=0, description="weight of 1 - cosine to the given model's features, per tower")
     checkpoint_every: int = Field(50, ge=1, description="steps")
 
 
 class Training:
-    """The image tower in training.
+    """Both towers in training; the logit scale stays.
 
     Args:
         given: the model to go on from.
@@ -81,8 +83,14 @@ class Training:
         self._given = given
         self._drawn = DrawnClasses(given.view.size, settings.steps, settings.seed)
         self._photographs = photographs
-        self._texts = _text_features(given, self._drawn.captions + photographs.captions)
-        self._named = dict(self.student.model.visual.requires_grad_(True).named_parameters())
+        self._captions = [given.tokenize(texts) for texts in self._drawn.captions + photographs.captions]
+        # The classes of a domain are contrasted with each other, those of the photographs as one more domain.
+        domains = torch.tensor([*self._drawn.domains, *[-1] * len(photographs.captions)], device=given.device)
+        self._other_domain = domains[:, None] != domains
+        self._held = [given.tokenize(texts) for texts in HELD_TEXTS]
+        self._named = {n: p for n, p in self.student.model.named_parameters() if n not in ("logit_scale", "logit_bias")}
+        for parameter in self._named.values():
+            parameter.requires_grad_(True)
         self._optimizer = torch.optim.AdamW(self._named.values(), betas=(0.9, 0.98), weight_decay=0.0)
 
     def step(self, step: int) -> dict[str, float]:
@@ -91,24 +99,33 @@ class Training:
         drawn, labels = self._drawn.batch(step, self.settings.drawn, random)
         crops, shown = self._photographs.batch(self.settings.photographs, random)
         pixels = self._given.pixels(torch.from_numpy(np.concatenate([drawn, crops])))
-        features = F.normalize(self.student.encode_image(pixels), dim=-1)
-        captioned = len(drawn)
         if self._photographs.captions:
             labels = np.concatenate([labels, shown + len(self._drawn.captions)])
-            captioned = len(pixels)
-        texts = torch.stack([variants[int(random.integers(len(variants)))] for variants in self._texts])
-        logits = self.student.logit_scale * features[:captioned] @ texts.T
-        contrast = F.cross_entropy(logits, torch.from_numpy(labels).to(logits.device))
-        drift = (1 - (features[len(drawn) :] * self._targets(pixels[len(drawn) :])).sum(dim=-1)).mean()
+        names = [self._held[index] for index in random.choice(len(self._held), self.settings.names, replace=False)]
+        held = _one_of_each(names, random)
+
+        images = F.normalize(self.student.encode_image(pixels), dim=-1)
+        texts = F.normalize(self.student.encode_text(_one_of_each(self._captions, random)), dim=-1)
+        target = torch.from_numpy(labels).to(pixels.device)
+        logits = self.student.logit_scale * images[: len(target)] @ texts.T
+        contrast = F.cross_entropy(logits.masked_fill(self._other_domain[target], -torch.inf), target)
+        image_drift = _distance(images[len(drawn) :], self._closer(pixels[len(drawn) :]))
+        text_drift = _distance(F.normalize(self.student.encode_text(held), dim=-1), self._meaning(held))
+
         for group in self._optimizer.param_groups:
             group["lr"] = lr_at(step, self.settings.lr, self.settings.warmup, self.settings.steps)
         self._optimizer.zero_grad(set_to_none=True)
-        (contrast + self.settings.hold * drift).backward()
+        (contrast + self.settings.hold * (image_drift + text_drift)).backward()
         self._optimizer.step()
-        return {"contrast": contrast.item(), "drift": drift.item()}
+        return {"contrast": contrast.item(), "image drift": image_drift.item(), "text drift": text_drift.item()}
 
     @torch.no_grad()
-    def _targets(self, pixels: Tensor) -> Tensor:
+    def _meaning(self, tokens: Tensor) -> Tensor:
+        """The given model's normalized features (B, D) of texts."""
+        return F.normalize(self._given.encode_text(tokens), dim=-1)
+
+    @torch.no_grad()
+    def _closer(self, pixels: Tensor) -> Tensor:
         """The given model's normalized features (B, D) of the crops a little closer, where it recognizes more."""
         size, margin = pixels.shape[-1], pixels.shape[-1] // 16
         closer = pixels[:, :, margin : size - margin, margin : size - margin]
@@ -116,7 +133,7 @@ class Training:
         return F.normalize(self._given.encode_image(closer), dim=-1)
 
     def state(self) -> dict[str, Tensor]:
-        """The image tower and the optimizer's moments, on the CPU."""
+        """What is trained and the optimizer's moments, on the CPU."""
         moments = {
             f"{name}/{key}": value
             for name, parameter in self._named.items()
@@ -137,10 +154,14 @@ class Training:
                 self._optimizer.state[parameter][key] = value.to(device, copy=True)
 
 
-@torch.no_grad()
-def _text_features(backbone: Backbone, captions: list[list[str]]) -> list[Tensor]:
-    """Per class the normalized features (K, D) of its captions."""
-    return [F.normalize(backbone.encode_text(backbone.tokenize(texts)), dim=-1) for texts in captions]
+def _one_of_each(variants: list[Tensor], random: np.random.Generator) -> Tensor:
+    """One of the captions (K, context) of each class: (C, context)."""
+    return torch.stack([tokens[int(random.integers(len(tokens)))] for tokens in variants])
+
+
+def _distance(features: Tensor, targets: Tensor) -> Tensor:
+    """Mean of 1 - cosine between normalized (B, D)."""
+    return 1 - (features * targets).sum(dim=-1).mean()
 
 
 def train(given: Backbone, photographs: Photographs, settings: Settings, out: Path, display: Display) -> Backbone:
@@ -157,7 +178,7 @@ def train(given: Backbone, photographs: Photographs, settings: Settings, out: Pa
     identity = {"settings": settings.model_dump_json(), "given": given.digest, "photographs": photographs.key}
     first = _restore(training, out / CHECKPOINT, identity)
     clock = time.perf_counter()
-    with display.training("image tower", settings.steps, first) as advance:
+    with display.training("towers", settings.steps, first) as advance:
         for step in range(first, settings.steps):
             fault_point("training step")
             parts = training.step(step)
@@ -165,11 +186,11 @@ def train(given: Backbone, photographs: Photographs, settings: Settings, out: Pa
             if not all(math.isfinite(part) for part in parts.values()):
                 raise EverclipError(f"the loss became {parts} at step {step}; lower lr (now {settings.lr:g}).")
             images = (done - first) * (settings.drawn + settings.photographs)
-            loss = parts["contrast"] + settings.hold * parts["drift"]
+            loss = parts["contrast"] + settings.hold * (parts["image drift"] + parts["text drift"])
             advance(Progress(done, settings.steps, loss, parts, images / (time.perf_counter() - clock)))
             if done % settings.checkpoint_every == 0 or done == settings.steps:
                 write_atomic(out / CHECKPOINT, save(training.state(), metadata={**identity, "step": str(done)}))
-                display.note(f"step {done}: contrast {parts['contrast']:.3f}, drift {parts['drift']:.4f}")
+                display.note(f"step {done}: " + ", ".join(f"{name} {value:.3f}" for name, value in parts.items()))
     return training.student.requires_grad_(False)
 
 
@@ -236,7 +257,7 @@ def main(
     device: Annotated[str, typer.Option(help="auto · cpu · cuda · …")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
 ) -> None:
-    """Train the image tower of a small CLIP on drawn images with captions, and hold what it knows of photographs."""
+    """Train a small CLIP on drawn images with captions, and hold what it knows of photographs."""
     settings = Settings(steps=steps, seed=seed)
     display = Display()
     given = Backbone.load(str(start), resolve_device(device))
@@ -250,7 +271,7 @@ def main(
     judge = None
     if validation is not None:
         images, class_names = tiny_imagenet(validation, "val")
-        judge = PhotoValidation(given, viewed(images, given.view), class_names)
+        judge = PhotoValidation(viewed(images, given.view), class_names)
     out.mkdir(parents=True, exist_ok=True)
     if (out / CHECKPOINT).exists() and not resume:
         raise InputError(f"{out} holds a training under way; add --resume to go on, or choose another --out.")
