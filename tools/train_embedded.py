@@ -5,8 +5,8 @@
 Drawn images are contrasted with the captions of their domain's classes, while features of photographs and of the names
 of things that photographs show are held to the given model's. Without weight decay the rows of tokens that no caption
 uses stay what they are: zero, where the given model never used them either. At the end the weights are interpolated
-with the given ones (WiSE-FT, Wortsman et al. 2022, arXiv 2109.01903): by the largest factor that costs no accuracy on
-half of the validation photographs, if there are any.
+with the given ones (WiSE-FT, Wortsman et al. 2022, arXiv 2109.01903): by the largest factor that gains a point on half
+of the validation photographs, if there are any.
 
 `--out` becomes a model folder in open_clip's layout, float16, at most 35 MB, for `--backbone` or `Backbone.load`.
 Killed at any moment, the same command with `--resume` ends with the same weights (bit for bit on a CPU).
@@ -49,6 +49,9 @@ CONFIG, WEIGHTS, CHECKPOINT = "open_clip_config.json", "open_clip_model.safetens
 FACTORS = tuple(tenth / 10 for tenth in range(10, 0, -1))
 """What the interpolation chooses from; without validation it takes 0.5, as WiSE-FT does."""
 
+MARGIN = 1.0
+"""Points by which a factor must beat the given model on the photographs to choose by, to be no worse on others."""
+
 EMBEDDED = Path(str(files("everclip") / "embedded"))
 
 
@@ -57,7 +60,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    steps: int = Field(220, ge=1, description="of the optimizer")
+    steps: int = Field(1000, ge=1, description="of the optimizer")
     seed: int = Field(0, ge=0, description="of everything random")
     drawn: int = Field(48, ge=1, description="drawn images per step, each of another class")
     photographs: int = Field(16, ge=1, description="crops of photographs per step")
@@ -75,6 +78,9 @@ class Training:
         given: the model to go on from.
         photographs: what its features are held on; their captions, if they have any, are learned as well.
         settings: see there.
+
+    Attributes:
+        identity: what a checkpoint must have been made with to be gone on from.
     """
 
     def __init__(self, given: Backbone, photographs: Photographs, settings: Settings) -> None:
@@ -91,6 +97,12 @@ class Training:
         self._named = {n: p for n, p in self.student.model.named_parameters() if n not in ("logit_scale", "logit_bias")}
         for parameter in self._named.values():
             parameter.requires_grad_(True)
+        self.identity = {
+            "settings": settings.model_dump_json(),
+            "start": given.digest,
+            "drawings": self._drawn.key,
+            "photographs": photographs.key,
+        }
         self._optimizer = torch.optim.AdamW(self._named.values(), betas=(0.9, 0.98), weight_decay=0.0)
 
     def step(self, step: int) -> dict[str, float]:
@@ -175,8 +187,7 @@ def train(given: Backbone, photographs: Photographs, settings: Settings, out: Pa
         EverclipError: it is damaged, or the loss is not finite; the last checkpoint is kept.
     """
     training = Training(given, photographs, settings)
-    identity = {"settings": settings.model_dump_json(), "given": given.digest, "photographs": photographs.key}
-    first = _restore(training, out / CHECKPOINT, identity)
+    first = _restore(training, out / CHECKPOINT)
     clock = time.perf_counter()
     with display.training("towers", settings.steps, first) as advance:
         for step in range(first, settings.steps):
@@ -189,12 +200,14 @@ def train(given: Backbone, photographs: Photographs, settings: Settings, out: Pa
             loss = parts["contrast"] + settings.hold * (parts["image drift"] + parts["text drift"])
             advance(Progress(done, settings.steps, loss, parts, images / (time.perf_counter() - clock)))
             if done % settings.checkpoint_every == 0 or done == settings.steps:
-                write_atomic(out / CHECKPOINT, save(training.state(), metadata={**identity, "step": str(done)}))
+                write_atomic(
+                    out / CHECKPOINT, save(training.state(), metadata={**training.identity, "step": str(done)})
+                )
                 display.note(f"step {done}: " + ", ".join(f"{name} {value:.3f}" for name, value in parts.items()))
     return training.student.requires_grad_(False)
 
 
-def _restore(training: Training, path: Path, identity: dict[str, str]) -> int:
+def _restore(training: Training, path: Path) -> int:
     """Load the checkpoint, if there is one; return how many steps it has taken."""
     if not path.exists():
         return 0
@@ -205,9 +218,9 @@ def _restore(training: Training, path: Path, identity: dict[str, str]) -> int:
     except (OSError, SafetensorError) as error:
         raise EverclipError(f"{path} can't be read ({error}); remove it to start over.") from error
     step = int(found.pop("step"))
-    for what, value in identity.items():
-        if found[what] != value:
-            raise InputError(f"{path} was made with other {what} ({found[what]}); choose another --out.")
+    for what, value in training.identity.items():
+        if found.get(what) != value:
+            raise InputError(f"{path} was made with other {what} ({found.get(what)}); choose another --out.")
     training.load_state(tensors)
     return step
 
@@ -222,13 +235,13 @@ def interpolated(given: Backbone, trained: Backbone, factor: float) -> Backbone:
 
 
 def chosen_factor(given: Backbone, trained: Backbone, validation: PhotoValidation, display: Display) -> float:
-    """The largest of `FACTORS` that costs no accuracy on the half to choose by; 0 where each of them does."""
-    least = validation.accuracy(given, CHOOSE)
-    display.note(f"photographs, half to choose by: the given model {least:.2f} %")
+    """The largest of `FACTORS` that gains `MARGIN` on the half to choose by; 0 where none does."""
+    before = validation.accuracy(given, CHOOSE)
+    display.note(f"photographs, half to choose by: the given model {before:.2f} %")
     for factor in FACTORS:
         accuracy = validation.accuracy(interpolated(given, trained, factor), CHOOSE)
         display.note(f"factor {factor:.1f}: {accuracy:.2f} %")
-        if accuracy >= least:
+        if accuracy >= before + MARGIN:
             return factor
     return 0.0
 
