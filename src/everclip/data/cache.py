@@ -61,14 +61,7 @@ def embedding_cache(key: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
     Raises:
         InputError: the cache folder cannot be written.
     """
-    path = cache_dir() / "embeddings" / f"{key}.npy"
-    stored = _load(path)
-    if stored is None:
-        array = compute()
-        with written_atomically(path) as file:
-            np.save(file, array, allow_pickle=False)
-        stored = np.load(path, mmap_mode="r", allow_pickle=False)
-    return stored
+    return _cached(key, lambda file: np.save(file, compute(), allow_pickle=False))
 
 
 def streamed_cache(key: str, rows: int, parts: Callable[[], Iterable[np.ndarray]]) -> np.ndarray:
@@ -85,16 +78,25 @@ def streamed_cache(key: str, rows: int, parts: Callable[[], Iterable[np.ndarray]
     Raises:
         InputError: the cache folder cannot be written.
     """
+
+    def write(file: BinaryIO) -> None:
+        for number, part in enumerate(parts()):
+            if number == 0:
+                descr = np.lib.format.dtype_to_descr(part.dtype)
+                header = {"descr": descr, "fortran_order": False, "shape": (rows, *part.shape[1:])}
+                np.lib.format.write_array_header_2_0(file, header)
+            file.write(np.ascontiguousarray(part).data)
+
+    return _cached(key, write)
+
+
+def _cached(key: str, write: Callable[[BinaryIO], None]) -> np.ndarray:
+    """The array stored under a key, memory-mapped; written first where there is none or it is broken."""
     path = cache_dir() / "embeddings" / f"{key}.npy"
     stored = _load(path)
     if stored is None:
         with written_atomically(path) as file:
-            for number, part in enumerate(parts()):
-                if number == 0:
-                    descr = np.lib.format.dtype_to_descr(part.dtype)
-                    header = {"descr": descr, "fortran_order": False, "shape": (rows, *part.shape[1:])}
-                    np.lib.format.write_array_header_2_0(file, header)
-                file.write(np.ascontiguousarray(part).data)
+            write(file)
         stored = np.load(path, mmap_mode="r", allow_pickle=False)
     return stored
 

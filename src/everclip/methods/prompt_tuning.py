@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -66,7 +67,7 @@ class PromptTuning(Retained):
 
     def embed(self, pixels: Tensor, route: int) -> Tensor:
         """The frozen embeddings (B, D), normalized, on every route."""
-        return torch.nn.functional.normalize(pixels, dim=-1)
+        return F.normalize(pixels, dim=-1)
 
     def classifier(self, task: TaskInfo, route: int) -> Tensor:
         """Class embeddings (C, D): learned classes under the learned context, others as the original CLIP has them."""
