@@ -101,10 +101,15 @@ class Experiment:
                 f"stream '{self.stream.name}' gives {self.stream.kind}."
             )
         config.training.lr_of(0, len(self.stream.tasks))
+        self.method_type.check_requirements(config.setup)
+        unlabeled = read_unlabeled(config.setup.reference) if config.setup.reference else None
         texts = read_texts(config.setup.reference_texts) if config.setup.reference_texts else None
         device = resolve_device(config.setup.device)
         self.backbone = Backbone.load(config.setup.backbone, device, config.setup.precision)
         self.features = FrozenFeatures(self.backbone)
+        torch.manual_seed(config.protocol.seed)
+        self.method: Method = self.method_type(self.backbone, config.settings, self.features).to(device)
+        # All that can be refused without looking at an image is refused by now: decoding a large set takes a while.
         self.material = Material(self.backbone.view, config.setup.workers, display)
         if self.stream.kind == "images" and (self.method_type.trains or self.method_type.closed_form):
             self.material.require_training_images(self.stream.tasks)
@@ -112,11 +117,7 @@ class Experiment:
             TestSet(task.info, self.material.viewed(task.test, f"{task.name}: test images"))
             for task in self.stream.tasks
         ]
-        self.reference: Images | None = None
-        if config.setup.reference:
-            self.reference = self.material.viewed(read_unlabeled(config.setup.reference), "reference images")
-        torch.manual_seed(config.protocol.seed)
-        self.method: Method = self.method_type(self.backbone, config.settings, self.features).to(device)
+        self.reference = self.material.viewed(unlabeled, "reference images") if unlabeled is not None else None
         self.method.provide(Sources(self._views, self.reference, texts))
         selector_type = selector_class(config.protocol.selector)
         self.selector: Selector = selector_type(config.selector_settings)

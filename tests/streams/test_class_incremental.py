@@ -96,6 +96,17 @@ def test_more_steps_than_classes_are_refused(animals: Path, steps: int):
         open_stream(f"cil:{animals}:{steps}", Protocol())
 
 
+def test_steps_are_a_number(animals: Path):
+    with pytest.raises(InputError, match="wants a number of steps after the colon, not 'ten'"):
+        open_stream(f"cil:{animals}:ten", Protocol())
+
+
+def test_a_folder_may_have_a_colon_in_its_name(tmp_path: Path):
+    folder = tiny.image_folder(tmp_path / "may:1", ["ant", "bee"])
+    assert len(open_stream(f"cil:{folder}", Protocol()).tasks) == 1
+    assert len(open_stream(f"cil:{folder}:2", Protocol()).tasks) == 2
+
+
 def test_what_is_no_folder_is_named(tmp_path: Path):
     with pytest.raises(InputError, match="nowhere' in the stream is not a folder"):
         open_stream(f"cil:{tmp_path / 'nowhere'}:3", Protocol())

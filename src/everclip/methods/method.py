@@ -185,15 +185,27 @@ class Method(nn.Module):
 
     # -- learning --------------------------------------------------------------------------------------------------
 
+    @classmethod
+    def check_requirements(cls, given: object) -> None:
+        """Refuse what lacks something that the method `requires`.
+
+        Args:
+            given: has an attribute for each, None where it is missing: `Sources`, or the setup of a run.
+
+        Raises:
+            InputError: something is missing.
+        """
+        for name in sorted(cls.requires):
+            if getattr(given, name) is None:
+                raise InputError(f"method '{cls.name}' needs {_REQUIRED[name]}.")
+
     def provide(self, sources: Sources) -> None:
         """Give it what it may look at besides the images of a step; called once, before everything else.
 
         Raises:
             InputError: something that it `requires` is missing.
         """
-        for name in sorted(self.requires):
-            if getattr(sources, name) is None:
-                raise InputError(f"method '{self.name}' needs {_REQUIRED[name]}.")
+        self.check_requirements(sources)
         self._sources = sources
 
     def begin_task(self, task: TaskInfo) -> None:

@@ -39,7 +39,9 @@ def _class_incremental(names: list[str], protocol: Protocol) -> list[Dataset]:
     steps = []
     for name in names:
         path, _, count = name.rpartition(":")
-        if path and count.isdecimal():
+        if path and not Path(name).expanduser().is_dir():
+            if not count.isdecimal():
+                raise InputError(f"'{name}' in the stream wants a number of steps after the colon, not '{count}'.")
             steps += in_steps(_folder(path, protocol), int(count), protocol.seed)
         else:
             steps.append(_folder(name, protocol))
