@@ -158,7 +158,8 @@ class Backbone(nn.Module):
         """s = exp(logit_scale), the inverse temperature of the logits; never trained."""
         return self.model.logit_scale.detach().float().exp().reshape(())
 
-    def _autocast(self) -> AbstractContextManager:
+    def autocast(self) -> AbstractContextManager:
+        """What `precision` asks for."""
         if self.precision == "float32":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
@@ -169,7 +170,7 @@ class Backbone(nn.Module):
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Normalized pixels (B, 3, S, S) → un-normalized image features (B, D), float32."""
-        with self._autocast():
+        with self.autocast():
             return self.model.encode_image(pixels).float()
 
     def encode_tokens(self, pixels: Tensor) -> Tensor:
@@ -180,7 +181,7 @@ class Backbone(nn.Module):
         Raises:
             InputError: the image tower is not a vision transformer.
         """
-        with self._autocast():
+        with self.autocast():
             return output_tokens(self.model.visual, self.model.encode_image, pixels, self.name).float()
 
     def encode_text(self, tokens: Tensor) -> Tensor:
@@ -190,7 +191,7 @@ class Backbone(nn.Module):
         the pooled EOT token can reach it. Other text towers (SigLIP attends both ways and pools the last position)
         are encoded in full.
         """
-        with self._autocast():
+        with self.autocast():
             if not self.text_can_be_cut:
                 return self.model.encode_text(tokens).float()
             text = self.text_tower
@@ -198,12 +199,17 @@ class Backbone(nn.Module):
             length = int(eot.max()) + 1
             x = text.token_embedding(tokens[:, :length]) + text.positional_embedding[:length]
             x = text.transformer(x, attn_mask=text.attn_mask[:length, :length])
-            # ln_final acts on each token alone, so pooling first is the same and P tokens instead of P·length.
-            x = text.ln_final(x[torch.arange(len(x), device=x.device), eot])
-            projection = text.text_projection
-            if projection is not None:
-                x = projection(x) if isinstance(projection, nn.Linear) else x @ projection
-            return x.float()
+            return self.pooled_text(x, eot)
+
+    def pooled_text(self, x: Tensor, eot: Tensor) -> Tensor:
+        """Output tokens of the text transformer (P, T, W) → text features (P, D), float32, pooled at `eot` (P,)."""
+        text = self.text_tower
+        # ln_final acts on each token alone, so pooling first is the same and P tokens instead of P·T.
+        x = text.ln_final(x[torch.arange(len(x), device=x.device), eot])
+        projection = text.text_projection
+        if projection is not None:
+            x = projection(x) if isinstance(projection, nn.Linear) else x @ projection
+        return x.float()
 
     def eot_position(self, tokens: Tensor) -> Tensor:
         """Index of the token that the text tower pools, (P,)."""

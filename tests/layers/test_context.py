@@ -9,7 +9,7 @@ import torch
 
 from everclip.backbone import Backbone
 from everclip.errors import InputError
-from everclip.layers.context import PromptContext
+from everclip.layers.context import PromptContext, encode_after, reads_beginnings_once
 
 NAMES = ["dog", "small red house", "gray"]
 
@@ -58,6 +58,39 @@ def test_classes_do_not_mix(backbone: Backbone):
     together = context.encode(context.tokens(NAMES))
     alone = torch.cat([context.encode(context.tokens([name])) for name in NAMES])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_the_beginning_is_read_once_only_where_that_is_exact(tiny_clip: Path, tiny_siglip: Path):
+    assert reads_beginnings_once(Backbone.load(str(tiny_clip)))
+    assert not reads_beginnings_once(Backbone.load(str(tiny_siglip)))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_reading_the_beginning_once_changes_nothing(tiny_clip: Path, precision: str):
+    """Features and gradients are those of the whole prompts, names of different lengths among them."""
+    backbone = Backbone.load(str(tiny_clip), precision=precision)
+    context = PromptContext(backbone, 4, "a photo of a")
+    tokens = context.tokens(NAMES)
+    weights = torch.randn(len(NAMES), backbone.embed_dim)
+    found = {}
+    for how in ("once", "in full"):
+        context.zero_grad()
+        features = context.encode(tokens) if how == "once" else context._frozen[1].encode_text(tokens)
+        (features * weights).sum().backward()
+        found[how] = features.detach(), context.vectors.grad
+    for once, full in zip(found["once"], found["in full"], strict=True):
+        assert float((once - full).norm() / full.norm()) < (1e-5 if precision == "float32" else 0.05)
+
+
+@torch.no_grad()
+def test_any_beginning_serves(tiny_clip: Path):
+    """The embedded words of a prompt as its beginning give the prompt's features, wherever the cut is."""
+    backbone = Backbone.load(str(tiny_clip))
+    tokens = backbone.tokenize([f"a photo of a {name}." for name in NAMES])
+    embedded = backbone.text_tower.token_embedding(tokens[0])
+    for length in (1, 3, 5):
+        features = encode_after(backbone, embedded[:length], tokens)
+        torch.testing.assert_close(features, backbone.encode_text(tokens), rtol=1e-4, atol=1e-5)
 
 
 def test_what_does_not_fit(tiny_clip: Path):
