@@ -24,7 +24,10 @@ class Setup(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     method: str = Field(description="see `everclip methods`")
-    stream: str = Field(description="KIND:A,B,…, for example folders:photos,paintings")
+    stream: str = Field(description="KIND:A,B,…, for example folders:photos,paintings, or a published one: mtil-1, …")
+    root: str | None = Field(
+        None, description="folder of the published data sets; by default $EVERCLIP_DATA, else ./data"
+    )
     backbone: str = Field(EMBEDDED, description="embedded, ARCH/TAG, ARCH/FILE, hf-hub:ORG/NAME or a folder")
     reference: str | None = Field(
         None, description="folder of unlabeled images that stand for everything that no task teaches"
@@ -41,8 +44,8 @@ class Setup(BaseModel):
     learned: str | None = Field(None, description="run directory that is judged again instead of learning anew")
 
 
-HOW_NOT_WHAT = frozenset({"device", "workers"})
-"""Settings that a resume may change: they say how a run is computed, not what."""
+HOW_NOT_WHAT = frozenset({"device", "workers", "root"})
+"""Settings that a resume may change: they say how and from where a run is computed, not what."""
 
 
 @dataclass(frozen=True)

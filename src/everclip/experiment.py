@@ -94,7 +94,7 @@ class Experiment:
         self.directory = directory
         self.display = display
         self.method_type = method_class(config.setup.method)
-        self.stream: Stream = open_stream(config.setup.stream, config.protocol)
+        self.stream: Stream = open_stream(config.setup.stream, config.protocol, config.setup.root)
         if self.stream.kind not in self.method_type.reads:
             raise InputError(
                 f"method '{self.method_type.name}' learns from {' or '.join(sorted(self.method_type.reads))}, but "
@@ -376,6 +376,7 @@ class Experiment:
                     "train": learned["train"],
                     "validation": len(task.validation.labels),
                     "test": len(test.data.labels),
+                    "few_shot_sha256": task.few_shot_sha256,
                     "skipped": len(skipped),
                     "skipped_files": [{"name": name, "reason": reason} for name, reason in skipped],
                 }

@@ -1,16 +1,30 @@
-"""Streams by name: `KIND:ARGUMENTS`, for example `folders:photos,paintings`, `cil:birds:10` or `drawn`."""
+"""Streams by name: `KIND:ARGUMENTS`, for example `folders:photos,paintings` or `cil:birds:10`, or a published one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from everclip.data import read_embeddings, read_folder
+from everclip.data.published import data_root
 from everclip.errors import InputError
 from everclip.streams.class_incremental import as_one, in_steps
+from everclip.streams.published import GROUPS, PUBLISHED_STREAMS
 from everclip.streams.stream import CANDIDATES, Dataset, Protocol, Stream, Task, TaskInfo, build_stream
 
-__all__ = ["CANDIDATES", "STREAMS", "Protocol", "Stream", "Task", "TaskInfo", "open_stream", "stream_defaults"]
+__all__ = [
+    "CANDIDATES",
+    "GROUPS",
+    "PUBLISHED_STREAMS",
+    "STREAMS",
+    "Protocol",
+    "Stream",
+    "Task",
+    "TaskInfo",
+    "open_stream",
+    "stream_defaults",
+]
 
 DRAWN_TRAIN, DRAWN_TEST = 40, 20
 """Drawn images per class."""
@@ -80,24 +94,38 @@ STREAMS: dict[str, Callable[[list[str], Protocol], list[Dataset]]] = {
 }
 
 
-def stream_defaults(spec: str) -> dict[str, str]:
+def stream_defaults(spec: str) -> dict[str, Any]:
     """Where the protocol of a stream departs from the default one, given the stream's name."""
+    if spec in PUBLISHED_STREAMS:
+        return dict(PUBLISHED_STREAMS[spec].defaults)
     return {"candidates": "seen"} if spec.partition(":")[0] == "cil" else {}
 
 
-def open_stream(spec: str, protocol: Protocol) -> Stream:
+def open_stream(spec: str, protocol: Protocol, root: str | None = None) -> Stream:
     """Open a stream by its name.
 
     Args:
-        spec: `KIND` or `KIND:A,B,…` with a kind of `STREAMS`.
+        spec: `KIND` or `KIND:A,B,…` with a kind of `STREAMS`, or one of `PUBLISHED_STREAMS`.
         protocol: decides splits, shots, templates and seed.
+        root: the folder of the published data sets; see `data_root` for the default.
 
     Raises:
         InputError: unknown kind, or data that cannot be used.
     """
+    if spec in PUBLISHED_STREAMS:
+        published = PUBLISHED_STREAMS[spec]
+        datasets = published.datasets(protocol, data_root(root))
+        return build_stream(spec, "images", datasets, protocol, published.scenario)
+    if protocol.splits is not None:
+        raise InputError(
+            f"splits={protocol.splits} is for published data sets, but stream '{spec}' has none; leave it out."
+        )
     kind, _, rest = spec.partition(":")
     if kind not in STREAMS:
-        raise InputError(f"stream '{spec}' is of no known kind; write one of: {', '.join(STREAMS)}, as KIND:A,B,…")
+        raise InputError(
+            f"stream '{spec}' is of no known kind; write one of: {', '.join(STREAMS)}, as KIND:A,B,…, or one of "
+            f"{', '.join(PUBLISHED_STREAMS)}."
+        )
     names = [name.strip() for name in rest.split(",") if name.strip()]
     if not names and kind != "drawn":
         raise InputError(f"stream '{spec}' names no data set; write {kind}:A,B,…")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -29,11 +30,21 @@ def in_steps(dataset: Dataset, steps: int, seed: int) -> list[Dataset]:
         raise InputError(
             f"'{dataset.name}' has {classes} classes, which can't make {steps} steps; ask for 1 to {classes}."
         )
-    order = np.random.default_rng(seed).permutation(classes)
-    return [
-        _step(dataset, own, f"{number}/{steps}", f"{dataset.name}:{steps}")
-        for number, own in enumerate(np.array_split(order, steps), 1)
-    ]
+    return cut(dataset, np.array_split(np.random.default_rng(seed).permutation(classes), steps))
+
+
+def cut(dataset: Dataset, groups: Sequence[np.ndarray]) -> list[Dataset]:
+    """Cut a data set of images into the steps that the groups name.
+
+    Args:
+        dataset: whose splits hold images.
+        groups: the labels of each step, in the order in which the step counts its classes; none twice.
+
+    Raises:
+        InputError: a step without a test image.
+    """
+    steps = len(groups)
+    return [_step(dataset, own, f"{number}/{steps}", f"{dataset.name}:{steps}") for number, own in enumerate(groups, 1)]
 
 
 def _step(dataset: Dataset, own: np.ndarray, number: str, part_of: str) -> Dataset:
@@ -47,7 +58,10 @@ def _step(dataset: Dataset, own: np.ndarray, number: str, part_of: str) -> Datas
     if len(parts["test"]) == 0:
         raise InputError(f"step {number} of '{dataset.name}' has no test image; add some, or ask for fewer steps.")
     names = tuple(dataset.class_names[int(label)] for label in own)
-    return replace(dataset, name=f"{dataset.name} {number}", class_names=names, part_of=part_of, **parts)
+    known_as = tuple((0, int(label)) for label in own)
+    return replace(
+        dataset, name=f"{dataset.name} {number}", class_names=names, known_as=known_as, part_of=part_of, **parts
+    )
 
 
 def as_one(steps: list[Dataset]) -> list[Dataset]:

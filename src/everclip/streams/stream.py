@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -42,6 +43,11 @@ class Protocol(BaseModel):
     )
     templates: Literal["ensemble", "first"] = Field(
         "ensemble", description="evaluation prompts: mean over all templates of a task, or its first one only"
+    )
+    splits: Literal["torchvision", "coop"] | None = Field(
+        None,
+        description="published data sets as torchvision splits them (the default), or as the files of CoOp do; empty "
+        "for other streams",
     )
     resolution: int | None = Field(
         None,
@@ -84,12 +90,17 @@ Scenario = Literal["multi-domain", "class-incremental"]
 
 @dataclass(frozen=True)
 class Task:
-    """A task with its data: training, held-out validation and test part."""
+    """A task with its data: training, held-out validation and test part.
+
+    Attributes:
+        few_shot_sha256: of the indices into the data set's training images that were drawn; None without shots.
+    """
 
     info: TaskInfo
     train: Split
     validation: Split
     test: Split
+    few_shot_sha256: str | None = None
 
     @property
     def name(self) -> str:
@@ -169,13 +180,15 @@ def build_stream(
         kept, held_out = split(dataset.train.labels, protocol.validation, protocol.seed)
         if protocol.evaluate_on == "validation" and len(held_out) == 0:
             raise InputError(f"'{dataset.name}' has too few training images to hold any out for validation.")
+        drawn = None
         if protocol.shots is not None:
             kept = kept[few_shot(dataset.train.labels[kept], protocol.shots, protocol.seed)]
+            drawn = hashlib.sha256(kept.astype("<i8").tobytes()).hexdigest()
         templates = dataset.templates if protocol.templates == "ensemble" else dataset.templates[:1]
         info = TaskInfo(index, dataset.name, dataset.class_names, templates, dataset.known_as)
         train, validation = dataset.train.select(kept), dataset.train.select(held_out)
         test = dataset.test if protocol.evaluate_on == "test" else validation
-        tasks.append(Task(info, train, validation, test))
+        tasks.append(Task(info, train, validation, test, drawn))
     return Stream(name, kind, tuple(tasks), scenario)
 
 
