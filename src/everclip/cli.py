@@ -14,6 +14,8 @@ import typer
 
 # Everything that imports torch is imported inside the commands: `everclip --help` answers at once.
 from everclip import __version__
+from everclip.cli_data import data_app
+from everclip.display import show
 from everclip.errors import EverclipError, InputError
 
 app = typer.Typer(
@@ -22,6 +24,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(data_app, name="data")
 
 UsageError = typer.BadParameter.__base__
 """What typer raises for a command line that it cannot parse; it gives the class no public name of its own."""
@@ -69,7 +73,10 @@ def run(
         str | None, typer.Argument(help="A recipe: a YAML file, or the name of one in the package.")
     ] = None,
     stream: Annotated[
-        str | None, typer.Option(help="folders:DIR1,DIR2,… · drawn[:NAME,…] · embeddings:A.npz,…")
+        str | None,
+        typer.Option(
+            help="folders:DIR1,… · cil:DIR:STEPS · drawn[:NAME,…] · embeddings:A.npz,… · mtil-1, … (see docs)."
+        ),
     ] = None,
     method: Annotated[str | None, typer.Option(help="One of `everclip methods`.")] = None,
     backbone: Annotated[
@@ -101,7 +108,7 @@ def run(
     out = out or config.default_directory(configuration)
     display = Display()
     experiment.run(configuration, out, resume, display)
-    _print(side_by_side([out]).table())
+    show(side_by_side([out]).table())
     display.note(f"report: {out / 'report.html'}")
 
 
@@ -130,7 +137,7 @@ def judge(
     out = out or learned.with_name(f"{learned.name}-{protocol.selector}-{protocol.routing}")
     display = Display()
     experiment.run(configuration, out, resume, display)
-    _print(side_by_side([out]).table())
+    show(side_by_side([out]).table())
     display.note(f"report: {out / 'report.html'}")
 
 
@@ -144,7 +151,7 @@ def demo(
 
     display = Display()
     comparison = story.run(out, display)
-    _print(comparison.table())
+    show(comparison.table())
     display.note(f"reports: {', '.join(str(path) for path in story.reports(out))}")
 
 
@@ -161,7 +168,7 @@ def compare(
     from everclip.report import compare as side_by_side
 
     comparison = side_by_side(runs, candidates, mix)
-    _print(comparison.table())
+    show(comparison.table())
     comparison.save(csv=csv, latex=latex, plot=plot)
 
 
@@ -210,7 +217,7 @@ def _catalog(registry: dict[str, Any], as_json: bool, fields: tuple[str, ...]) -
         table.add_row(Text(name, style="bold"), Text(kind.summary))
         if "paper" in fields:
             table.add_row("", Text(kind.paper, style="dim"))
-    _print(table)
+    show(table)
 
 
 def _given(options: dict[str, Any], settings: list[str]) -> dict[str, Any]:
@@ -232,15 +239,6 @@ def _given(options: dict[str, Any], settings: list[str]) -> dict[str, Any]:
                 f"--set {setting}: '{value}' is not a value (a number, a word, or a list [a, b])."
             ) from error
     return values
-
-
-def _print(renderable: Any) -> None:
-    from rich.console import Console
-
-    console = Console()
-    # Piped into a file there is no screen to fit: do not squeeze the table.
-    console.width = console.width if console.is_terminal else 200
-    console.print(renderable)
 
 
 def main(args: list[str] | None = None) -> NoReturn:

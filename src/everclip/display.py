@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
@@ -42,3 +42,10 @@ class Display:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), column, TimeRemainingColumn())
         # Bars in a log file or a pipe are noise: there the notes tell the story.
         return Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
+
+
+def show(result: RenderableType) -> None:
+    """Print a command's result on standard output; piped into a file there is no screen to squeeze a table into."""
+    console = Console()
+    console.width = console.width if console.is_terminal else 200
+    console.print(result)
