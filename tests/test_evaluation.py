@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from everclip import evaluation
-from everclip.evaluation import ROUTE_FLOOR, Evaluator, TestSet
+from everclip import answers
+from everclip.answers import ROUTE_FLOOR
+from everclip.evaluation import Evaluator, TestSet
 from everclip.methods import ORIGINAL, Method, MethodConfig
 from everclip.selectors import Selector, SelectorConfig, selector_class
 from everclip.selectors.oracle import Oracle
@@ -285,7 +286,7 @@ def test_the_selector_takes_nothing_from_classes_that_nobody_taught(candidates: 
 
 def test_many_unsure_routes_still_give_an_answer(monkeypatch: pytest.MonkeyPatch):
     """With more than 1 / ROUTE_FLOOR routes of equal probability, each one alone is below the floor."""
-    monkeypatch.setattr(evaluation, "ROUTE_FLOOR", 0.1)
+    monkeypatch.setattr(answers, "ROUTE_FLOOR", 0.1)
     tasks = 12
     infos = [info(index, f"class {index}", f"other {index}") for index in range(tasks)]
     images = dict.fromkeys([ORIGINAL, *range(tasks)], torch.tensor([[1.0, 0.0]]).repeat(tasks, 1))

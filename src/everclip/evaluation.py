@@ -1,17 +1,9 @@
 """From a learner and test images to correct or wrong, for every candidate set in one pass.
 
-Candidates are classes, each once (`TaskInfo.keys`). The selector gives p(t|x) over the learned tasks and the original
-CLIP, p_zs is the original CLIP's softmax over all candidates, softmax_t that of task t over its own. For an image x
-
-    p(c|x) = p_zs(c|x)                                                    c not learned: CLIP's answer, exactly
-    p(c|x) = m · Σ_t p(t|x) · softmax_t(c) + p(original|x) · p_zs(c|x)    c learned; m = Σ_{k learned} p_zs(k|x)
-
-so what was learned decides among what was learned, and how much of the answer that is, CLIP decides: a selector knows
-only tasks that somebody taught. Where no candidate is unlearned, m = 1; so it is for a selector that is told the task
-and needs no doubt. A task that has no candidate (a misrouted image scored against its own set alone) has nothing to
-say; its share goes to the original CLIP. A method with one answer for all tasks has one route, no selector, and says
-p(c|x) itself (`Method.posterior`: the softmax over all candidates unless it has a joint classifier). An image is
-embedded once per distinct route it takes, and never again while that route stays the same.
+Candidates are classes, each once (`TaskInfo.keys`); `answers` makes p(c|x) of what the routes say. A method with one
+answer for all tasks has one route, no selector, and says p(c|x) itself (`Method.posterior`: the softmax over all
+candidates unless it has a joint classifier). An image is embedded once per distinct route it takes, and never again
+while that route stays the same.
 """
 
 from __future__ import annotations
@@ -24,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from everclip.answers import Classes, routed, shares
 from everclip.data import Images, LabeledEmbeddings
 from everclip.faults import fault_point
 from everclip.methods import ORIGINAL, Method
@@ -32,8 +25,6 @@ from everclip.streams import CANDIDATES, Protocol, TaskInfo
 
 VOTE_BATCH = 128
 """Images per vote under batch routing (the published code's test batch)."""
-ROUTE_FLOOR = 0.01
-"""Routes an image takes with less probability than this are not computed for it."""
 
 Texts = tuple[Tensor, list[Tensor]]
 """Class embeddings: every class once, as the first task that has it says it (C, D), and every task's own."""
@@ -79,19 +70,10 @@ class Evaluator:
         self.method = method
         self.selector = selector
         self.protocol = protocol
-        named: dict[tuple[int, int], str] = {}
-        for test in tests:
-            for key, name in zip(test.info.keys, test.info.class_names, strict=True):
-                named.setdefault(key, name.strip().casefold())
-        self._classes = list(named)
-        column = {key: number for number, key in enumerate(named)}
-        self._columns = [torch.tensor([column[key] for key in test.info.keys]) for test in tests]
-        self._overlap = sum(map(len, self._columns)) > len(named)  # a class of several tasks
-        self._members = torch.zeros(len(tests), len(named), dtype=torch.bool)
-        for members, columns in zip(self._members, self._columns, strict=True):
-            members[columns] = True
-        numbers = {name: number for number, name in enumerate(dict.fromkeys(named.values()))}
-        self._name_of = torch.tensor([numbers[name] for name in named.values()])
+        self._classes = Classes([test.info for test in tests])
+        numbers: dict[str, int] = {}
+        called = [numbers.setdefault(name.strip().casefold(), len(numbers)) for name in self._classes.names]
+        self._name_of = torch.tensor(called)
         self._embeddings: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}
 
     @torch.no_grad()
@@ -121,8 +103,8 @@ class Evaluator:
             answers, routes = self._routed(index, test, masks, texts)
         else:
             embeddings, logits = self._logits(index, test, 0, np.arange(len(test.data.labels)), texts)
-            answers = self.method.posterior(embeddings, logits, self._classes, masks)
-        truth = self._columns[index][torch.from_numpy(np.asarray(test.data.labels))]
+            answers = self.method.posterior(embeddings, logits, self._classes.keys, masks)
+        truth = self._classes.columns[index][torch.from_numpy(np.asarray(test.data.labels))]
         correct, by_name = {}, {}
         for name, mask in masks.items():
             answer = mask.nonzero().flatten()[answers[name].argmax(dim=1)]
@@ -135,29 +117,17 @@ class Evaluator:
     ) -> tuple[dict[str, Tensor], np.ndarray]:
         """p(c|x) over each candidate set, (N, candidates), and images per route."""
         count = len(test.data.labels)
-        shares, routes = self._shares(index, test, count)
-        _, logits = self._logits(index, test, ORIGINAL, np.arange(count), texts)
-        untouched = {name: logits[:, mask].softmax(dim=1) for name, mask in masks.items()}
-        answers = {name: torch.zeros_like(p) for name, p in untouched.items()}
-        learned = torch.zeros(len(self._classes), dtype=torch.bool)
-        for route, share in shares.items():
-            own = self._members[route]
-            learned |= own
-            answering = [name for name, mask in masks.items() if bool((mask & own).any())]
-            rows = share.nonzero().flatten()
-            if len(rows) == 0 or not answering:
-                continue
-            _, logits = self._logits(index, test, route, rows.numpy(), texts)
-            for name in answering:
-                p = logits.masked_fill(~(masks[name] & own), float("-inf")).softmax(dim=1)
-                answers[name][rows] += share[rows, None] * p[:, masks[name]]
-        for name, mask in masks.items():
-            p, answer, known = untouched[name], answers[name], learned[mask]
-            said = answer.sum(dim=1, keepdim=True)
-            mass = 1.0 if self.selector.upper_bound else p[:, known].sum(dim=1, keepdim=True)
-            mixed = mass * answer + (1 - said) * p
-            answers[name] = mixed if self.selector.upper_bound else torch.where(known, mixed, p)
-        return answers, routes
+        p = self._probabilities(index, test, count)
+        chosen = torch.bincount(p.argmax(dim=1), minlength=p.shape[1]).numpy()
+        share = shares(p)
+        routes = {task.index: share[:, column] for column, task in enumerate(self.selector.tasks)}
+        _, original = self._logits(index, test, ORIGINAL, np.arange(count), texts)
+
+        def logits(route: int, rows: Tensor) -> Tensor:
+            return self._logits(index, test, route, rows.numpy(), texts)[1]
+
+        told = self.selector.upper_bound
+        return routed(masks, self._classes.members, routes, original, logits, told), chosen
 
     def _logits(
         self, index: int, test: TestSet, route: int, rows: np.ndarray, texts: dict[int, Texts]
@@ -168,35 +138,26 @@ class Evaluator:
         if side not in texts:
             texts[side] = self._texts(route)
         bank, own = texts[side]
-        if self._overlap and self.method.routed and route != ORIGINAL:
-            bank = bank.clone()
-            bank[self._columns[route]] = own[route]
+        if self.method.routed and route != ORIGINAL:
+            bank = self._classes.on_route(bank, own, route)
         embeddings = self._embed(index, test, route, rows)
         return embeddings, self.method.backbone.logit_scale.cpu() * embeddings @ bank.T
 
     def _texts(self, route: int) -> Texts:
         own = [self.method.classifier(test.info, route).float().cpu() for test in self.tests]
-        bank = own[0].new_empty(len(self._classes), own[0].shape[1])
-        for columns, text in zip(reversed(self._columns), reversed(own), strict=True):
-            bank[columns] = text
-        return bank, own
+        return self._classes.bank(own), own
 
-    def _shares(self, index: int, test: TestSet, count: int) -> tuple[dict[int, Tensor], np.ndarray]:
-        """p(t|x) as task → (count,), with what is below the floor dropped, and the table of chosen routes."""
+    def _probabilities(self, index: int, test: TestSet, count: int) -> Tensor:
+        """p(t|x) (count, T + 1) as the protocol wants it: image by image, or one decision per batch."""
         selector = self.selector
         features = selector.read(test.data, self.method.features) if selector.reads_features else None
         if self.protocol.routing == "batch":
-            p = selector.batch_probabilities(features, count, index, VOTE_BATCH).cpu()
-        else:
-            p = selector.probabilities(features, count, index).cpu()
-        chosen = torch.bincount(p.argmax(dim=1), minlength=p.shape[1]).numpy()
-        p = torch.where(p < p.amax(dim=1, keepdim=True).clamp(max=ROUTE_FLOOR), 0.0, p)
-        p = p / p.sum(dim=1, keepdim=True)
-        return {task.index: p[:, column] for column, task in enumerate(selector.tasks)}, chosen
+            return selector.batch_probabilities(features, count, index, VOTE_BATCH).cpu()
+        return selector.probabilities(features, count, index).cpu()
 
     def _candidate_masks(self, index: int, learned: int) -> dict[str, Tensor]:
-        own = self._members[index]
-        masks = {"task": own, "seen": own | self._members[:learned].any(dim=0), "all": torch.ones_like(own)}
+        own = self._classes.members[index]
+        masks = {"task": own, "seen": own | self._classes.members[:learned].any(dim=0), "all": torch.ones_like(own)}
         return {name: masks[name] for name in CANDIDATES}
 
     def _embed(self, index: int, test: TestSet, route: int, rows: np.ndarray) -> Tensor:

@@ -1,0 +1,132 @@
+"""What a learner says of an image: p(c|x) from what its routes say. Pure: tensors in, tensors out.
+
+The selector gives p(t|x) over the learned tasks and the original CLIP, p_zs is the original CLIP's softmax over all
+candidates, softmax_t that of task t over its own. For an image x
+
+    p(c|x) = p_zs(c|x)                                                    c not learned: CLIP's answer, exactly
+    p(c|x) = m · Σ_t p(t|x) · softmax_t(c) + p(original|x) · p_zs(c|x)    c learned; m = Σ_{k learned} p_zs(k|x)
+
+so what was learned decides among what was learned, and how much of the answer that is, CLIP decides: a selector knows
+only tasks that somebody taught. Where no candidate is unlearned, m = 1; so it is for a selector that is told the task
+and needs no doubt. A task that has no candidate (a misrouted image scored against its own set alone) has nothing to
+say; its share goes to the original CLIP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from everclip.streams import TaskInfo
+
+ROUTE_FLOOR = 0.01
+"""Routes an image takes with less probability than this are not computed for it."""
+
+
+class Classes:
+    """The classes of several tasks as columns, each once (`TaskInfo.keys`).
+
+    Args:
+        tasks: T tasks; of a class that several have, the first gives the name.
+
+    Attributes:
+        keys: what identifies each of the C classes, in the order in which they were first seen.
+        names: their display names.
+        columns: per task, the column of each of its classes (C_t,), int64.
+        members: which columns belong to a task (T, C), bool.
+    """
+
+    def __init__(self, tasks: Sequence[TaskInfo]) -> None:
+        named: dict[tuple[int, int], str] = {}
+        for task in tasks:
+            for key, name in zip(task.keys, task.class_names, strict=True):
+                named.setdefault(key, name)
+        self.keys = list(named)
+        self.names = list(named.values())
+        place = {key: column for column, key in enumerate(named)}
+        self.columns = [torch.tensor([place[key] for key in task.keys]) for task in tasks]
+        self.members = torch.zeros(len(tasks), len(named), dtype=torch.bool)
+        for members, columns in zip(self.members, self.columns, strict=True):
+            members[columns] = True
+        self._overlap = sum(map(len, self.columns)) > len(named)  # a class of several tasks
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def bank(self, own: Sequence[Tensor]) -> Tensor:
+        """Every task's class embeddings (C_t, D) → one row per class (C, D), as the first task that has it says it."""
+        bank = own[0].new_empty(len(self), own[0].shape[1])
+        for columns, text in zip(reversed(self.columns), reversed(own), strict=True):
+            bank[columns] = text
+        return bank
+
+    def on_route(self, bank: Tensor, own: Sequence[Tensor], route: int) -> Tensor:
+        """The same on the route of task `route`: it says its own classes itself."""
+        if not self._overlap:
+            return bank
+        bank = bank.clone()
+        bank[self.columns[route]] = own[route]
+        return bank
+
+
+def shares(probabilities: Tensor) -> Tensor:
+    """How much of the answer each route gives: p(t|x) (B, T + 1) without what is below the floor; rows sum to 1."""
+    largest = probabilities.amax(dim=1, keepdim=True)
+    kept = torch.where(probabilities < largest.clamp(max=ROUTE_FLOOR), 0.0, probabilities)
+    return kept / kept.sum(dim=1, keepdim=True)
+
+
+def routed(
+    candidates: Mapping[str, Tensor],
+    members: Tensor,
+    routes: Mapping[int, Tensor],
+    original: Tensor,
+    logits: Callable[[int, Tensor], Tensor],
+    told: bool,
+) -> dict[str, Tensor]:
+    """p(c|x) of a learner with routes, over each candidate set.
+
+    Args:
+        candidates: name → which of the C classes are candidates (C,), bool.
+        members: which classes belong to a task (T, C), bool.
+        routes: learned task → its share of each image (B,); see `shares`.
+        original: logits of the original CLIP (B, C).
+        logits: (task, rows of the batch) → logits of those images on the task's route (rows, C); asked only for rows
+            that take the route.
+        told: the selector was told the task.
+
+    Returns:
+        name → (B, candidates); rows sum to 1.
+    """
+    untouched = {name: original[:, mask].softmax(dim=1) for name, mask in candidates.items()}
+    said = {name: torch.zeros_like(p) for name, p in untouched.items()}
+    learned = torch.zeros(members.shape[1], dtype=torch.bool)
+    for route, share in routes.items():
+        own = members[route]
+        learned |= own
+        answering = [name for name, mask in candidates.items() if bool((mask & own).any())]
+        rows = share.nonzero().flatten()
+        if len(rows) == 0 or not answering:
+            continue
+        on_route = logits(route, rows)
+        for name in answering:
+            p = on_route.masked_fill(~(candidates[name] & own), float("-inf")).softmax(dim=1)
+            said[name][rows] += share[rows, None] * p[:, candidates[name]]
+    return {name: mixed(p, said[name], learned[candidates[name]], told) for name, p in untouched.items()}
+
+
+def mixed(zero_shot: Tensor, said: Tensor, learned: Tensor, told: bool) -> Tensor:
+    """What was learned and what was not in one answer p(c|x) (B, K).
+
+    Args:
+        zero_shot: p_zs over the K candidates (B, K).
+        said: Σ_t p(t|x) · softmax_t(c) (B, K); what is missing to 1 is the original CLIP's.
+        learned: which candidates are learned (K,), bool.
+        told: the selector was told the task: what the routes say is the answer.
+    """
+    rest = (1 - said.sum(dim=1, keepdim=True)) * zero_shot
+    if told:
+        return said + rest
+    return torch.where(learned, zero_shot[:, learned].sum(dim=1, keepdim=True) * said + rest, zero_shot)
