@@ -375,11 +375,11 @@ def test_damage_is_one_sentence_that_names_the_file(
 
 
 def rewrite_state(out: Path, **changes: object) -> None:
-    from everclip.runs import _body_digest
+    from everclip.directory import body_digest
 
     path = out / "checkpoints/state.json"
     body = json.loads(path.read_text())["state"] | changes
-    path.write_text(json.dumps({"sha256": _body_digest(body), "state": body}))
+    path.write_text(json.dumps({"sha256": body_digest(body), "state": body}))
 
 
 @pytest.mark.parametrize(

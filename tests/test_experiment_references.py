@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 
 from everclip import experiment, training
 from everclip.config import Config
+from everclip.directory import body_digest
 from everclip.errors import EverclipError, InputError
 from everclip.report import compare
-from everclip.runs import _body_digest
 
 from . import tiny
 
@@ -171,6 +171,6 @@ def test_the_layout_before_is_still_read(values: dict, tmp_path: Path, monkeypat
     body = state_of(tmp_path / "run") | {"format": 3}
     del body["start"]
     path = tmp_path / "run/checkpoints/state.json"
-    path.write_text(json.dumps({"sha256": _body_digest(body), "state": body}))
+    path.write_text(json.dumps({"sha256": body_digest(body), "state": body}))
     run(values, tmp_path / "run", resume=True)
     assert state_of(tmp_path / "run")["finished"]

@@ -14,23 +14,18 @@ name are left-overs. No file holds code: tensors are safetensors, the rest is JS
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from types import TracebackType
 
 import yaml
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
+from everclip.directory import Directory, tensor_bytes
 from everclip.errors import EverclipError, InputError
-from everclip.files import sha256, write_atomic
+from everclip.files import sha256
 
 FORMAT = 4
 """Version of the checkpoint layout; raised whenever an older EverCLIP could misread a newer run."""
@@ -79,75 +74,19 @@ class State:
     finished: bool = False
 
 
-class RunDirectory:
-    """One run on disk. Use as a context manager: the lock is held inside.
+class RunDirectory(Directory):
+    """One run on disk. Use as a context manager: the lock is held inside."""
 
-    Args:
-        path: the directory; made on entering if it is absent.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._lock: int | None = None
-
-    # -- opening ---------------------------------------------------------------------------------------------------
-
-    def __enter__(self) -> RunDirectory:
-        """Make the directory and take the lock.
-
-        Raises:
-            InputError: the directory cannot be made.
-            EverclipError: another process holds the lock.
-        """
-        try:
-            for part in ("checkpoints", "evaluation"):
-                (self.path / part).mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise InputError(
-                f"run directory {self.path} cannot be made ({error.strerror}); choose another --out."
-            ) from error
-        try:
-            # The kernel drops the lock with its owner, so a dead process never keeps anybody out.
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            owner = os.pread(self._lock, 64, 0).decode(errors="replace").strip() or "another process"
-            os.close(self._lock)
-            self._lock = None
-            raise EverclipError(
-                f"run directory {self.path} is in use by {owner}; wait for it to end or choose another --out."
-            ) from None
-        for leftover in self.path.rglob("*.tmp"):  # of writes that were cut off; nobody else writes here now
-            leftover.unlink()
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Release the lock."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+    kind = "run directory"
+    elsewhere = "choose another --out"
+    anew = "start anew with another --out"
+    again = "go on with --resume"
+    state = STATE
+    folders = ("checkpoints", "evaluation")
 
     def exists(self) -> bool:
         """Whether a run was started here."""
         return (self.path / "config.yaml").exists()
-
-    def refuse_foreign_files(self) -> None:
-        """Keep out of a folder that holds something else.
-
-        Raises:
-            InputError: the path is a file, or a folder with files but no run.
-        """
-        if self.path.is_file():
-            raise InputError(f"{self.path} is a file; choose another --out for the run directory.")
-        ours = {"lock", "checkpoints", "evaluation"}
-        if self.path.is_dir() and not self.exists():
-            others = [p.name for p in self.path.iterdir() if p.name not in ours and not p.name.endswith(".tmp")]
-            if others:
-                raise InputError(f"{self.path} holds other files ({others[0]}, …); choose another --out.")
 
     # -- configuration and events ----------------------------------------------------------------------------------
 
@@ -179,21 +118,10 @@ class RunDirectory:
             with open(path, "a") as file:
                 file.write(("\n" if torn else "") + line + "\n")
         except OSError as error:
-            raise self._unwritable("events.jsonl", error) from error
-
-    def write(self, name: str, content: bytes | str) -> None:
-        """Write one of the run's files, whole or not at all.
-
-        Raises:
-            EverclipError: the disk is full or refuses.
-        """
-        try:
-            write_atomic(self.path / name, content)
-        except OSError as error:
-            raise self._unwritable(name, error) from error
+            raise self.unwritable("events.jsonl", error) from error
 
     def write_json(self, name: str, content: object) -> None:
-        """Write one of the run's files as JSON, in a form that equal content makes equal."""
+        """Write a file as JSON, in a form that equal content makes equal."""
         self.write(name, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
     # -- checkpoints -----------------------------------------------------------------------------------------------
@@ -202,7 +130,7 @@ class RunDirectory:
         """Store tensors under a name that `state` will refer to; returns the name, or None where there are none."""
         if not tensors:
             return None
-        content = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
+        content = tensor_bytes(tensors)
         self.write(name, content)
         state.files[name] = hashlib.sha256(content).hexdigest()
         return name
@@ -213,20 +141,14 @@ class RunDirectory:
         Raises:
             EverclipError: not a safetensors file.
         """
-        if name is None:
-            return {}
-        try:
-            return load_file(self.path / name)
-        except (OSError, SafetensorError) as error:
-            raise self._damaged(name) from error
+        return {} if name is None else super().read_tensors(name)
 
     def save_state(self, state: State) -> None:
         """Make `state` the truth, then remove the files that it does not name."""
         named = {*state.sealed, *state.rows, *state.stages}
         named |= {state.working, state.start, state.optimizer, state.selector}
         state.files = {name: digest for name, digest in state.files.items() if name in named}
-        body = {"format": FORMAT, **asdict(state)}
-        self.write(STATE, json.dumps({"sha256": _body_digest(body), "state": body}, indent=1))
+        self.write_state({"format": FORMAT, **asdict(state)})
         for folder in ("checkpoints", "evaluation"):
             for path in (self.path / folder).iterdir():
                 if path.name != "state.json" and f"{folder}/{path.name}" not in state.files:
@@ -241,13 +163,7 @@ class RunDirectory:
         path = self.path / STATE
         if not path.exists():
             return None
-        try:
-            stored = json.loads(path.read_bytes())
-            body, digest = stored["state"], stored["sha256"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise self._damaged(STATE) from error
-        if digest != _body_digest(body):
-            raise self._damaged(STATE)
+        body = self.read_state()
         if body.pop("format") not in READS:
             raise EverclipError(
                 f"{path} was written by another version of EverCLIP, whose checkpoints this one (format {FORMAT}) does "
@@ -287,25 +203,7 @@ class RunDirectory:
             )
         for file, expected in state.files.items():
             if not (self.path / file).is_file():
-                raise EverclipError(
-                    f"{self.path / file} is missing; put it back from a copy or start anew with another --out."
-                )
+                raise self.missing(file)
             if sha256(self.path / file) != expected:
-                raise self._damaged(file)
+                raise self.damaged(file)
         return state
-
-    def _unwritable(self, name: str, error: OSError) -> EverclipError:
-        return EverclipError(
-            f"{self.path / name} could not be written ({error.strerror}); nothing is lost: make room, then go on with "
-            "--resume."
-        )
-
-    def _damaged(self, name: str) -> EverclipError:
-        return EverclipError(
-            f"{self.path / name} is damaged (it differs from what was written); put it back from a copy or start anew "
-            "with another --out."
-        )
-
-
-def _body_digest(body: dict) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

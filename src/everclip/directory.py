@@ -1,0 +1,177 @@
+"""A directory that one process at a time writes to: a lock, whole files, JSON that tells when it is damaged, tensors.
+
+No file holds code: tensors are safetensors, the rest is text.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from everclip.errors import EverclipError, InputError
+from everclip.files import write_atomic
+
+
+class Directory:
+    """Base of what keeps a state on disk. Use as a context manager to write: the lock is held inside.
+
+    Args:
+        path: the directory; made on entering if it is absent.
+    """
+
+    kind: ClassVar[str]
+    """What messages call it."""
+    elsewhere: ClassVar[str]
+    """How to name another one."""
+    anew: ClassVar[str]
+    """What to do where a file is lost for good."""
+    again: ClassVar[str]
+    """What to do once there is room on the disk."""
+    state: ClassVar[str]
+    """The file that says what the others are."""
+    folders: ClassVar[tuple[str, ...]] = ()
+    """Sub-folders."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: int | None = None
+
+    def __enter__(self) -> Directory:
+        """Make the directory and take the lock.
+
+        Raises:
+            InputError: the directory cannot be made.
+            EverclipError: another process holds the lock.
+        """
+        try:
+            for part in self.folders or ("",):
+                (self.path / part).mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise InputError(f"{self.kind} {self.path} cannot be made ({error.strerror}); {self.elsewhere}.") from error
+        try:
+            # The kernel drops the lock with its owner, so a dead process never keeps anybody out.
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            owner = os.pread(self._lock, 64, 0).decode(errors="replace").strip() or "another process"
+            os.close(self._lock)
+            self._lock = None
+            raise EverclipError(
+                f"{self.kind} {self.path} is in use by {owner}; wait for it to end or {self.elsewhere}."
+            ) from None
+        for leftover in self.path.rglob("*.tmp"):  # of writes that were cut off; nobody else writes here now
+            leftover.unlink()
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Release the lock."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def exists(self) -> bool:
+        """Whether something of this kind is kept here."""
+        return (self.path / self.state).exists()
+
+    def refuse_foreign_files(self) -> None:
+        """Keep out of a folder that holds something else.
+
+        Raises:
+            InputError: the path is a file, or a folder with files that are not of this kind.
+        """
+        if self.path.is_file():
+            raise InputError(f"{self.path} is a file; {self.elsewhere}.")
+        if self.path.is_dir() and not self.exists():
+            others = [path.name for path in self.path.iterdir() if not self.is_ours(path.name)]
+            if others:
+                raise InputError(f"{self.path} holds other files ({others[0]}, …); {self.elsewhere}.")
+
+    def is_ours(self, name: str) -> bool:
+        """Whether a file of this name may be here before the state is."""
+        return name in {"lock", *self.folders} or name.endswith(".tmp")
+
+    # -- files -----------------------------------------------------------------------------------------------------
+
+    def write(self, name: str, content: bytes | str) -> None:
+        """Write a file, whole or not at all.
+
+        Raises:
+            EverclipError: the disk is full or refuses.
+        """
+        try:
+            write_atomic(self.path / name, content)
+        except OSError as error:
+            raise self.unwritable(name, error) from error
+
+    def write_state(self, body: Mapping[str, Any]) -> None:
+        """Replace the state, with a SHA-256 of itself."""
+        self.write(self.state, json.dumps({"sha256": body_digest(body), "state": body}, indent=1))
+
+    def read_state(self) -> dict[str, Any]:
+        """The state, its SHA-256 checked.
+
+        Raises:
+            EverclipError: it is damaged or missing.
+        """
+        try:
+            stored = json.loads((self.path / self.state).read_bytes())
+            body, digest = stored["state"], stored["sha256"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise self.damaged(self.state) from error
+        if digest != body_digest(body):
+            raise self.damaged(self.state)
+        return body
+
+    def read_tensors(self, name: str) -> dict[str, Tensor]:
+        """Load a file of tensors.
+
+        Raises:
+            EverclipError: not a safetensors file.
+        """
+        try:
+            return load_file(self.path / name)
+        except (OSError, SafetensorError) as error:
+            raise self.damaged(name) from error
+
+    # -- what goes wrong -------------------------------------------------------------------------------------------
+
+    def unwritable(self, name: str, error: OSError) -> EverclipError:
+        """The disk refuses a file."""
+        return EverclipError(
+            f"{self.path / name} could not be written ({error.strerror}); nothing is lost: make room, then "
+            f"{self.again}."
+        )
+
+    def damaged(self, name: str) -> EverclipError:
+        """A file is not what was written."""
+        return EverclipError(
+            f"{self.path / name} is damaged (it differs from what was written); put it back from a copy or {self.anew}."
+        )
+
+    def missing(self, name: str) -> EverclipError:
+        """A file is gone."""
+        return EverclipError(f"{self.path / name} is missing; put it back from a copy or {self.anew}.")
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """Tensors as the content of a safetensors file; equal tensors give equal bytes."""
+    return save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
+
+
+def body_digest(body: Mapping[str, Any]) -> str:
+    """Hex SHA-256 of what JSON can say."""
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
