@@ -13,10 +13,10 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 # Everything that imports torch is imported inside the commands: `everclip --help` answers at once.
-from everclip import __version__
+from everclip import __version__, cli_learner
 from everclip.cli_data import data_app
-from everclip.display import show
-from everclip.errors import EverclipError, InputError
+from everclip.cli_options import AsJson, DeviceOption, Setting, given, printed
+from everclip.errors import EverclipError
 
 app = typer.Typer(
     name="everclip",
@@ -30,20 +30,11 @@ app.add_typer(data_app, name="data")
 UsageError = typer.BadParameter.__base__
 """What typer raises for a command line that it cannot parse; it gives the class no public name of its own."""
 
-Setting = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Any other setting, for example --set iterations=60 --set lr=1e-3."
-    ),
-]
-
-
 # What `run` and `judge` share.
 SelectorOption = Annotated[str | None, typer.Option(help="One of `everclip selectors`.")]
 CandidatesOption = Annotated[
     str | None, typer.Option(help="task · seen · all: which classes an image is scored against.")
 ]
-DeviceOption = Annotated[str | None, typer.Option(help="auto · cpu · cuda · …")]
 WorkersOption = Annotated[str | None, typer.Option(metavar="N", help="Threads that decode and augment images.")]
 
 
@@ -103,12 +94,12 @@ def run(
         "seed": seed, "device": device, "precision": precision, "workers": workers,
     }  # fmt: skip
     values = read_recipe(recipe, method) if recipe else {}
-    given = _given({name: value for name, value in options.items() if value is not None}, settings or [])
-    configuration = config.Config.of(config.layered(values, given))
+    chosen = given({name: value for name, value in options.items() if value is not None}, settings or [])
+    configuration = config.Config.of(config.layered(values, chosen))
     out = out or config.default_directory(configuration)
     display = Display()
     experiment.run(configuration, out, resume, display)
-    show(side_by_side([out]).table())
+    printed(side_by_side([out]).table())
     display.note(f"report: {out / 'report.html'}")
 
 
@@ -130,14 +121,14 @@ def judge(
     from everclip.report import compare as side_by_side
 
     options = {"selector": selector, "candidates": candidates, "device": device, "workers": workers}
-    changes = _given({name: value for name, value in options.items() if value is not None}, settings or [])
+    changes = given({name: value for name, value in options.items() if value is not None}, settings or [])
     configuration = judgment(learned, changes)
     protocol = configuration.protocol
     learned = learned.resolve()  # "." and "runs/.." have a name too
     out = out or learned.with_name(f"{learned.name}-{protocol.selector}-{protocol.routing}")
     display = Display()
     experiment.run(configuration, out, resume, display)
-    show(side_by_side([out]).table())
+    printed(side_by_side([out]).table())
     display.note(f"report: {out / 'report.html'}")
 
 
@@ -151,7 +142,7 @@ def demo(
 
     display = Display()
     comparison = story.run(out, display)
-    show(comparison.table())
+    printed(comparison.table())
     display.note(f"reports: {', '.join(str(path) for path in story.reports(out))}")
 
 
@@ -168,11 +159,8 @@ def compare(
     from everclip.report import compare as side_by_side
 
     comparison = side_by_side(runs, candidates, mix)
-    show(comparison.table())
+    printed(comparison.table())
     comparison.save(csv=csv, latex=latex, plot=plot)
-
-
-AsJson = Annotated[bool, typer.Option("--json", help="As JSON, with every setting.")]
 
 
 @app.command()
@@ -191,6 +179,10 @@ def selectors(as_json: AsJson = False) -> None:
     from everclip.selectors import SELECTORS
 
     _catalog(SELECTORS, as_json, ("summary", "upper_bound"))
+
+
+for command in (cli_learner.learn, cli_learner.predict, cli_learner.show, cli_learner.forget, cli_learner.evaluate):
+    app.command()(command)
 
 
 def _catalog(registry: dict[str, Any], as_json: bool, fields: tuple[str, ...]) -> None:
@@ -217,28 +209,7 @@ def _catalog(registry: dict[str, Any], as_json: bool, fields: tuple[str, ...]) -
         table.add_row(Text(name, style="bold"), Text(kind.summary))
         if "paper" in fields:
             table.add_row("", Text(kind.paper, style="dim"))
-    show(table)
-
-
-def _given(options: dict[str, Any], settings: list[str]) -> dict[str, Any]:
-    """Options and `KEY=VALUE` strings together, the latter read as YAML: numbers, lists and `null` come out as such."""
-    import yaml
-
-    values = dict(options)
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        key = key.strip()
-        if not equals or not key:
-            raise InputError(f"--set {setting} is not of the form KEY=VALUE, for example --set lr=1e-3.")
-        if key in values:
-            raise InputError(f"--set {setting} gives {key} a second time, after {key}={values[key]}; give it once.")
-        try:
-            values[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise InputError(
-                f"--set {setting}: '{value}' is not a value (a number, a word, or a list [a, b])."
-            ) from error
-    return values
+    printed(table)
 
 
 def main(args: list[str] | None = None) -> NoReturn:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,11 +72,8 @@ class Config:
         given, values = values, layered({**stream_defaults(str(values["stream"])), **method.defaults}, values)
         selector = selector_class(str(values.get("selector", Protocol().selector)))
         models = (Setup, Protocol, TrainingConfig, method.Config, selector.Config)
-        known = [name for model in models for name in model.model_fields]
-        for name in given:
-            if name not in known:
-                raise InputError(f"'{name}' is no setting of method '{method.name}'; valid are: {', '.join(known)}.")
-        return Config(*(_validated(model, values) for model in models))
+        check_names(given, models, method.name)
+        return Config(*(validated(model, values) for model in models))
 
     def flat(self) -> dict[str, Any]:
         """All settings as one flat dictionary that `Config.of` reads back."""
@@ -90,7 +87,24 @@ def layered(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
     return {name: value for name, value in below.items() if name not in replaced} | dict(above)
 
 
-def _validated(model: type[BaseModel], values: Mapping[str, Any]) -> Any:
+def check_names(given: Iterable[str], models: Sequence[type[BaseModel]], method: str) -> None:
+    """Refuse a setting that none of the sections has.
+
+    Raises:
+        InputError: there is one.
+    """
+    known = [name for model in models for name in model.model_fields]
+    for name in given:
+        if name not in known:
+            raise InputError(f"'{name}' is no setting of method '{method}'; valid are: {', '.join(known)}.")
+
+
+def validated(model: type[BaseModel], values: Mapping[str, Any]) -> Any:
+    """A section from flat settings; names that it lacks are left to others.
+
+    Raises:
+        InputError: a bad value, repeated in one sentence with what is valid.
+    """
     for name, field in model.model_fields.items():
         if isinstance(values.get(name), bool) and field.annotation is not bool:  # pydantic reads true as 1
             raise InputError(f"{name}={str(values[name]).lower()} is not valid ({name}: {field.description}).")

@@ -41,7 +41,14 @@ class Display:
     def _progress(self, column: TextColumn) -> Progress:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), column, TimeRemainingColumn())
         # Bars in a log file or a pipe are noise: there the notes tell the story.
-        return Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
+        # Results go to standard output while a bar is shown, and must not end up where the bar is.
+        return Progress(
+            *columns,
+            console=self.console,
+            transient=True,
+            redirect_stdout=False,
+            disable=not self.console.is_terminal,
+        )
 
 
 def show(result: RenderableType) -> None:

@@ -18,7 +18,6 @@ from everclip.data import Images, ImageSource, Joined, LabeledEmbeddings, cache_
 from everclip.display import Display
 from everclip.errors import InputError
 from everclip.evaluation import Evaluator, Outcome, TestSet
-from everclip.faults import fault_point
 from everclip.features import FrozenFeatures, FrozenImages
 from everclip.learned import LearnedRun
 from everclip.material import Material, data_digest
@@ -28,10 +27,7 @@ from everclip.report import load_run, render, summarize
 from everclip.runs import RunDirectory, State
 from everclip.selectors import Selector, selector_class
 from everclip.streams import CANDIDATES, Stream, Task, TaskInfo, open_stream
-from everclip.training import Position, Trainer, TrainingSet, mix
-
-ACCUMULATED = 4096
-"""Embeddings that a closed-form method is shown at a time."""
+from everclip.training import Position, Trainer, TrainingSet, accumulate, mix
 
 
 def run(config: Config, out: Path, resume: bool = False, display: Display | None = None) -> dict[str, Any]:
@@ -243,10 +239,7 @@ class Experiment:
     def _accumulate(self, task: Task) -> Images | LabeledEmbeddings:
         """Show a closed-form method the frozen features of a task's training images, each once."""
         data = self.material.viewed(task.train, f"{task.name}: training images")
-        features, labels = self.features.images(data), torch.from_numpy(np.asarray(data.labels))
-        for part in torch.arange(len(labels)).split(ACCUMULATED):
-            fault_point("accumulate")
-            self.method.accumulate(features[part], labels[part])
+        accumulate(self.method, self.features.images(data), torch.from_numpy(np.asarray(data.labels)))
         return data
 
     def _train(self, number: int, sets: list[TrainingSet], resumed_at: int | None) -> None:

@@ -29,6 +29,8 @@ from everclip.streams import TaskInfo
 
 REFERENCE = 1
 """Sets the draw of reference images apart from that of training images, which may be the same ones."""
+ACCUMULATED = 4096
+"""Embeddings that a closed-form method is shown at a time."""
 CHECK_EVERY = 10
 """Steps between looks at the losses: reading one waits for the device, so it is not done at every step."""
 
@@ -320,6 +322,19 @@ class Trainer:
             parameter = self.named[name]
             # fused AdamW keeps its step counts where the parameter is, as it does its moments
             self.optimizer.state[parameter][key] = value.to(parameter.device, copy=True)
+
+
+def accumulate(method: Method, features: Tensor, labels: Tensor) -> None:
+    """Show a closed-form method the training images of the task begun last, each once.
+
+    Args:
+        method: after `begin_task`; `solve` comes next.
+        features: un-normalized frozen features (N, D).
+        labels: classes within the task (N,), int64.
+    """
+    for part in torch.arange(len(labels)).split(ACCUMULATED):
+        fault_point("accumulate")
+        method.accumulate(features[part], labels[part])
 
 
 def mix(*numbers: int) -> int:

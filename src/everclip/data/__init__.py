@@ -5,31 +5,44 @@ from everclip.data.cache import cache_dir, cache_key, embedding_cache, streamed_
 from everclip.data.decode import IMAGE_SUFFIXES, load_rgb
 from everclip.data.embeddings import EmbeddingData, LabeledEmbeddings, read_embeddings
 from everclip.data.folders import FolderImages, ImageFolder, read_folder, read_unlabeled
-from everclip.data.images import DecodedImages, Images, View, ViewedImages, decoded, viewed
+from everclip.data.given import DatasetImages, GivenImage, GivenImages, LabeledDataset, LabeledImages, labeled_images
+from everclip.data.images import DecodedImages, Images, View, ViewedImages, decoded, viewed, views
+from everclip.data.names import DEFAULT_TEMPLATES, check_class_names, check_encodable, check_templates, plain_name
 from everclip.data.source import BadImage, ImageSource, Joined, Reduced, few_shot, split
 from everclip.data.texts import read_texts
 
 __all__ = [
+    "DEFAULT_TEMPLATES",
     "IMAGE_SUFFIXES",
     "BadImage",
+    "DatasetImages",
     "DecodedImages",
     "EmbeddingData",
     "FolderImages",
+    "GivenImage",
+    "GivenImages",
     "ImageFolder",
     "ImageSource",
     "Images",
     "Joined",
+    "LabeledDataset",
     "LabeledEmbeddings",
+    "LabeledImages",
     "Reduced",
     "TrainingView",
     "View",
     "ViewedImages",
     "cache_dir",
     "cache_key",
+    "check_class_names",
+    "check_encodable",
+    "check_templates",
     "decoded",
     "embedding_cache",
     "few_shot",
+    "labeled_images",
     "load_rgb",
+    "plain_name",
     "read_embeddings",
     "read_folder",
     "read_texts",
@@ -38,4 +51,5 @@ __all__ = [
     "streamed_cache",
     "training_batch",
     "viewed",
+    "views",
 ]

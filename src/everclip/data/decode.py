@@ -47,9 +47,7 @@ def load_rgb(path_or_bytes: str | Path | bytes, name: str) -> Image.Image:
         raise BadImage(name, "the file is empty")
     try:
         image = Image.open(io.BytesIO(content), formats=_FORMATS)
-        _check_size(image, name)
-        image.load()
-        return _to_rgb(_upright(image), name)
+        return as_rgb(image, name)
     except (BadImage, MemoryError):
         raise
     except UnidentifiedImageError as error:
@@ -59,6 +57,17 @@ def load_rgb(path_or_bytes: str | Path | bytes, name: str) -> Image.Image:
     except Exception as error:
         # Decoders meet damaged bytes with whatever comes: OSError, SyntaxError, struct.error, IndexError, ...
         raise BadImage(name, f"the image is damaged or cut short ({error})") from error
+
+
+def as_rgb(image: Image.Image, name: str) -> Image.Image:
+    """An opened image as `load_rgb` gives it: upright, in mode RGB.
+
+    Raises:
+        BadImage: it is too large, or has no pixels to be shown.
+    """
+    _check_size(image, name)
+    image.load()
+    return _to_rgb(_upright(image), name)
 
 
 def _read(path: str | Path, name: str) -> bytes:

@@ -74,7 +74,7 @@ class _Card(BaseModel):
     templates: list[str] = list(DEFAULT_TEMPLATES)
 
 
-def read_folder(path: str | Path, seed: int = 0, test_fraction: float = 0.2) -> ImageFolder:
+def read_folder(path: str | Path, seed: int = 0, test_fraction: float = 0.2, least_classes: int = 2) -> ImageFolder:
     """Read a dataset laid out as `PATH/<class>/...`, or as `PATH/train/<class>/...` beside `PATH/test/...`.
 
     A folder per class is split by `split`; so is a `train` folder without `test`, `val` or `validation`
@@ -88,7 +88,8 @@ def read_folder(path: str | Path, seed: int = 0, test_fraction: float = 0.2) -> 
     Args:
         path: the dataset.
         seed: of the split.
-        test_fraction: the part held out by the split.
+        test_fraction: the part held out by the split; with 0 everything is in the training part.
+        least_classes: how many class folders there must be.
 
     Raises:
         InputError: the folder, its layout or its `dataset.json` cannot be used.
@@ -102,7 +103,7 @@ def read_folder(path: str | Path, seed: int = 0, test_fraction: float = 0.2) -> 
     train_root = root / TRAIN_FOLDER if divided else root
     classes = _classes(train_root, card, root / CARD_NAME)
     class_names = tuple(card.class_names.get(folder, folder.replace("_", " ")).strip() for folder in classes)
-    check_class_names(class_names, str(train_root))
+    check_class_names(class_names, str(train_root), least_classes)
 
     images = _list_images(train_root, classes)
     for folder, count in zip(classes, np.bincount(images.labels, minlength=len(classes)), strict=True):

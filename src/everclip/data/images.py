@@ -14,6 +14,7 @@ import struct
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -130,13 +131,8 @@ def viewed(source: ImageSource, view: View, workers: int = 2, progress: Progress
         ValueError: the view returned another size than it states.
     """
 
-    def through_view(image: Image.Image) -> np.ndarray:
-        pixels = np.asarray(view(image))
-        if pixels.shape != (view.size, view.size, 3):
-            raise ValueError(f"the view {view.key} states size {view.size} but returned {pixels.shape}")
-        return np.ascontiguousarray(pixels.transpose(2, 0, 1))
-
-    return ViewedImages(source, *_cached(source, f"view {view.key}", through_view, workers, progress))
+    transform = partial(_pixels, view=view)
+    return ViewedImages(source, *_cached(source, f"view {view.key}", transform, workers, progress))
 
 
 def decoded(source: ImageSource, short_side: int, workers: int = 2, progress: Progress | None = None) -> DecodedImages:
@@ -162,6 +158,35 @@ def decoded(source: ImageSource, short_side: int, workers: int = 2, progress: Pr
         return np.asarray(image)
 
     return DecodedImages(source, *_cached(source, f"short side {short_side}", reduced, workers, progress))
+
+
+def views(source: ImageSource, view: View, workers: int = 2) -> Iterator[np.ndarray | BadImage]:
+    """Decode images one after the other and pass them through the view, without a cache.
+
+    Args:
+        source: the images.
+        view: the evaluation transform.
+        workers: threads that read and decode, a few images ahead.
+
+    Yields:
+        Per image (3, S, S) uint8, or why it can't be used.
+    """
+
+    def load(position: int) -> np.ndarray | BadImage:
+        try:
+            return _pixels(source.decode(position), view)
+        except BadImage as error:
+            return error
+
+    with ThreadPoolExecutor(workers) as pool:
+        yield from _in_order(pool, load, len(source))
+
+
+def _pixels(image: Image.Image, view: View) -> np.ndarray:
+    pixels = np.asarray(view(image))
+    if pixels.shape != (view.size, view.size, 3):
+        raise ValueError(f"the view {view.key} states size {view.size} but returned {pixels.shape}")
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def _cached(

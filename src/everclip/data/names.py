@@ -9,17 +9,28 @@ from everclip.errors import InputError
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 
 
-def check_class_names(class_names: Sequence[str], where: str) -> None:
-    """Require at least two class names, none empty and no two the same up to letter case and spaces.
+def plain_name(name: str) -> str:
+    """What makes two names the same: letter case and the number of spaces do not matter."""
+    return " ".join(name.split()).casefold()
+
+
+def check_class_names(class_names: Sequence[str], where: str, least: int = 2) -> None:
+    """Require enough class names, none empty and no two the same up to letter case and spaces.
+
+    Args:
+        class_names: the names.
+        where: the file or folder they come from.
+        least: how many there must be.
 
     Raises:
-        InputError: a sentence that begins with `where`, the file or folder the names come from.
+        InputError: a sentence that begins with `where`.
     """
-    if len(class_names) < 2:
-        raise InputError(f"{where} has {len(class_names)} class(es), but learning needs at least two; add another")
+    if len(class_names) < least:
+        words = {1: "one", 2: "two"}.get(least, least)
+        raise InputError(f"{where} has {len(class_names)} class(es), but learning needs at least {words}; add another")
     seen: dict[str, str] = {}
     for name in class_names:
-        plain = " ".join(name.split()).casefold()
+        plain = plain_name(name)
         if not plain:
             raise InputError(f"{where} has a class with an empty name; give it a name")
         check_encodable(name, where)

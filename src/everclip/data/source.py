@@ -159,16 +159,19 @@ class Reduced(ImageSource):
         return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
-def split(source_or_labels: ImageSource | np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def split(
+    source_or_labels: ImageSource | np.ndarray, fraction: float, seed: int, least: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
     """Draw a stratified split: of every class, about `fraction` of the images are held out.
 
-    Every class keeps at least one image, and a class of two or more images gives at least one when
+    Every class keeps at least one image, and a class of two or more images gives at least `least` when
     `fraction` is above 0. The draw of a class depends on the seed, its label and its own size only.
 
     Args:
         source_or_labels: the images, or their (N,) labels.
         fraction: the part to hold out, 0 <= fraction < 1.
         seed: 0 or larger.
+        least: images that a class gives, however few it has.
 
     Returns:
         The kept and the held-out indices, both sorted int64; together they are 0 .. N-1.
@@ -181,7 +184,7 @@ def split(source_or_labels: ImageSource | np.ndarray, fraction: float, seed: int
     labels = source_or_labels.labels if isinstance(source_or_labels, ImageSource) else source_or_labels
     held_out = np.zeros(len(labels), dtype=bool)
     for members in _shuffled_classes(labels, seed):
-        wanted = max(round(len(members) * fraction), int(fraction > 0))
+        wanted = max(round(len(members) * fraction), least if fraction > 0 else 0)
         held_out[members[: min(wanted, len(members) - 1)]] = True
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 

@@ -6,6 +6,7 @@ h = x + Attn(LN1(x)) a block returns h + MLP(LN2(h)) + MoE(h): the branch reads 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -153,10 +154,19 @@ class MoEBranch(nn.Module):
             router.allow(router.allowed.clone())
         self.train_what_is_free()
 
-    def clear(self) -> None:
-        """Remove all experts and routers."""
+    def make_room(self, state: Mapping[str, Tensor]) -> None:
+        """Have as many experts and routers as a state of this branch; only the last router is still trained."""
         self.experts, self.routers = nn.ModuleList(), nn.ModuleList()
         self.frozen_by, self.hits = self.frozen_by[:0], self.hits[:0]
+        self.add_experts(len(state["frozen_by"]))
+        while (name := f"routers.{len(self.routers)}.gate") in state:
+            self.routers.requires_grad_(False)
+            self.routers.append(Router(self.width, state[name].shape[1]).to(self.hits.device))
+
+    def drop_router(self, index: int) -> None:
+        """Remove the router of task `index`; what that task froze stays frozen, in the name of the task before it."""
+        del self.routers[index]
+        self.frozen_by[self.frozen_by >= max(index, 1)] -= 1
 
     def add_experts(self, count: int) -> None:
         """Append new experts; routers that exist stay blind to them."""

@@ -70,6 +70,7 @@ class Analytic(Method):
     closed_form = True
     reads: ClassVar[frozenset[str]] = frozenset({"images", "embeddings"})
     promises = frozenset({"zero_shot_kept", "order_free"})
+    forgets = "exactly"
 
     def __init__(self, backbone: Backbone, config: AnalyticConfig, features: FrozenFeatures | None = None) -> None:
         super().__init__(backbone, config, features)
@@ -158,11 +159,7 @@ class Analytic(Method):
         return torch.arange(len(task["rows"]))
 
     def drop(self, index: int) -> None:
-        """Forget a task exactly: what remains is as if it had never been learned. Between tasks only.
-
-        Args:
-            index: position in `tasks`.
-        """
+        """Forget a task exactly: what remains is as if it had never been learned."""
         del self.tasks[index], self.memory[index]
         self.solution = {}
         if self.tasks:

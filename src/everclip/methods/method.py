@@ -36,6 +36,8 @@ ORIGINAL = -1
 
 Promise = Literal["zero_shot_kept", "finished_tasks_constant", "order_free"]
 
+Forgetting = Literal["exactly", "answers"]
+
 Requirement = Literal["reference", "reference_texts"]
 
 _REQUIRED: dict[Requirement, str] = {
@@ -154,6 +156,8 @@ class Method(nn.Module):
     """True: to go on within a task, it must first be put back to where the task began and begin it again."""
     promises: ClassVar[frozenset[Promise]] = frozenset()
     """What holds by construction; the tests check it."""
+    forgets: ClassVar[Forgetting | None] = None
+    """What `drop` takes back, where there is one: `exactly` all of a task, or its `answers` alone."""
 
     reference: Images | None = None
     """Images that accompany those of every step (`Batch.reference`) of a method fed images; set by `begin_task`."""
@@ -245,6 +249,14 @@ class Method(nn.Module):
 
     def end_task(self) -> None:
         """Freeze, merge, retain: the task (or the stage of all tasks) is learned."""
+
+    def drop(self, index: int) -> None:
+        """Forget a finished task, as far as `forgets` says. Between tasks only.
+
+        Args:
+            index: position in `tasks`; those behind it move up, but keep the `TaskInfo.index` they have.
+        """
+        raise NotImplementedError(f"{self.name} cannot forget")
 
     def training_tokens(self, task: TaskInfo) -> Tensor:
         """Token ids (C, context) of the task's classes under the template of this step (`training_prompt`)."""

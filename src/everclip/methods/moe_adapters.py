@@ -70,6 +70,7 @@ class MoEAdapters(Method):
     defaults: ClassVar[dict] = {"lr": 1e-3}
     routed = True
     promises = frozenset({"zero_shot_kept"})
+    forgets = "answers"
 
     def __init__(self, backbone: Backbone, config: MoEAdaptersConfig, features: FrozenFeatures | None = None) -> None:
         super().__init__(backbone, config, features)
@@ -251,6 +252,13 @@ class MoEAdapters(Method):
             self._freeze()
         self._finished = len(self.tasks)
 
+    def drop(self, index: int) -> None:
+        """Remove a task's router and its classes. The experts stay as they are: later tasks build on them."""
+        del self.tasks[index]
+        for branch in self.branches:
+            branch.drop_router(index)
+        self._finished -= 1
+
     def _freeze(self) -> None:
         for branch in self.branches:
             branch.freeze_most_hit(self.config.freeze)
@@ -321,18 +329,15 @@ class MoEAdapters(Method):
         return task if 0 <= task < self._finished else None
 
     def load_state(self, tasks: list[TaskInfo], sealed: list[dict[str, Tensor]], working: dict[str, Tensor]) -> None:
-        """Restore experts and routers."""
-        self.tasks = []
-        for branch in self.branches:
-            branch.clear()
-        if self.config.experts != "grow":
-            self._grow(self.config.experts)
-        for task in tasks:
-            self.tasks.append(task)
-            self._prepare()
+        """Restore experts and routers, as many as there are tensors of."""
+        self.tasks = list(tasks)
         state = dict(working)
         for part in sealed:
             state |= part
+        for tower, branches in self.towers.items():
+            for block, branch in enumerate(branches):
+                start = f"towers.{tower}.{block}."
+                branch.make_room({name.removeprefix(start): t for name, t in state.items() if name.startswith(start)})
         self.load_state_dict(state)
         self._finished = len(sealed)
         for branch in self.branches:

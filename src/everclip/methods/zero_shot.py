@@ -16,3 +16,8 @@ class ZeroShot(Method):
     trains = False
     reads: ClassVar[frozenset[str]] = frozenset({"images", "embeddings"})
     promises = frozenset({"zero_shot_kept", "finished_tasks_constant", "order_free"})
+    forgets = "exactly"
+
+    def drop(self, index: int) -> None:
+        """There is nothing to forget but the name."""
+        del self.tasks[index]

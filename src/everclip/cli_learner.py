@@ -1,0 +1,211 @@
+"""The commands of a learner: learn, predict, show, forget, evaluate."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+# Everything that imports torch is imported inside the commands: `everclip --help` answers at once.
+from everclip.cli_options import DeviceOption, Setting, given, printed
+from everclip.errors import EverclipError, InputError
+
+if TYPE_CHECKING:
+    from everclip.display import Display
+    from everclip.learner import Learner, LearnReport, Prediction
+
+ModelDir = Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="The learner's directory; `learn` makes it.")]
+Labeled = Annotated[
+    Path, typer.Argument(metavar="FOLDER", help="DIR/CLASS/… or DIR/train/CLASS/… and DIR/test/CLASS/…")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
+
+
+def learn(
+    model_dir: Annotated[
+        Path, typer.Argument(metavar="MODEL_DIR", help="The learner's directory; made the first time.")
+    ],
+    folder: Labeled,
+    name: Annotated[str | None, typer.Option(help="Of the task; by default that of the folder.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="The first time: embedded · ARCH/TAG · ARCH/FILE · hf-hub:ORG/NAME · a folder.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="The first time: one that can forget.")] = None,
+    device: DeviceOption = None,
+    settings: Setting = None,
+    as_json: AsJson = False,
+) -> None:
+    """Learn a folder of images, a new task or more of a known one; the images are not needed afterwards."""
+    from everclip.data import read_folder
+    from everclip.display import Display
+    from everclip.learner import Learner, LearnerDirectory
+
+    chosen = {"backbone": backbone, "method": method}
+    values = given({key: value for key, value in chosen.items() if value is not None}, settings or [])
+    task = name or read_folder(folder.expanduser(), test_fraction=0, least_classes=1).name
+    display, device = Display(), device or "auto"
+    directory = LearnerDirectory(model_dir)
+    if directory.exists():
+        with Learner.edit(model_dir, device, display) as learner:
+            _refuse_changes(learner, values, directory.path)
+            report = learner.learn(task, folder)
+    else:
+        directory.refuse_foreign_files()
+        learner = Learner.create(**_first(values), device=device, display=display)
+        report = learner.learn(task, folder)
+        learner.save(model_dir, replace=False)
+    _tell(report, display, as_json)
+
+
+def predict(
+    model_dir: ModelDir,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Files, or folders of them at any depth.")],
+    labels: Annotated[str | None, typer.Option(metavar="A,B,…", help="What else it may be.")] = None,
+    only: Annotated[bool, typer.Option("--only", help="It is one of --labels.")] = False,
+    top_k: Annotated[int, typer.Option(min=1, help="Candidates to name.")] = 5,
+    device: DeviceOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, a line per image.")] = False,
+) -> None:
+    """Say what is on images. A file that can't be read is told and skipped; the exit status is 1 then."""
+    from everclip.data import BadImage
+    from everclip.display import Display
+    from everclip.learner import Learner
+
+    paths = _files(images)
+    names = [label.strip() for label in labels.split(",") if label.strip()] if labels else None
+    display = Display()
+    learner = Learner.load(model_dir, device=device or "auto", display=display)
+    bad = 0
+    # A bar between lines on one screen would only be in their way.
+    shown = contextlib.nullcontext(lambda done, total: None) if sys.stdout.isatty() else display.bar("predicting")
+    with shown as bar:
+        for done, (path, answer) in enumerate(learner.predict_files(paths, names, only=only, top_k=top_k), 1):
+            bar(done, len(paths))
+            if isinstance(answer, BadImage):
+                bad += 1
+                display.note(f"everclip: {answer}")
+            if as_json:
+                content = {"error": answer.reason} if isinstance(answer, BadImage) else _said(answer)
+                typer.echo(json.dumps({"path": path, **content}, ensure_ascii=False))
+            elif not isinstance(answer, BadImage):
+                typer.echo(f"{path}: {', '.join(f'{label} {p:.1%} ({task})' for label, p, task in answer.top)}")
+    if bad:
+        raise EverclipError(f"{bad} of {len(paths)} files can't be used; the others are answered.")
+
+
+def show(model_dir: ModelDir, as_json: AsJson = False) -> None:
+    """Say what a learner knows, and how well it knew it after every lesson."""
+    from rich.table import Table
+
+    from everclip.learner import LearnerDirectory
+    from everclip.learner.card import accuracy_rows, summary
+
+    known = summary(LearnerDirectory(model_dir).peek())
+    if as_json:
+        typer.echo(json.dumps(known, indent=1, ensure_ascii=False))
+        return
+    typer.echo(f"method {known['method']} on backbone {known['backbone']}")
+    tasks = Table("task", "classes", "images", "lessons", box=None)
+    for task in known["tasks"]:
+        tasks.add_row(task["name"], *(str(n) for n in (len(task["classes"]), task["images"], task["increments"])))
+    printed(tasks)
+    if known["accuracy"]:
+        matrix = Table("% right on held-out images, after", *(task["name"] for task in known["tasks"]), box=None)
+        for row in accuracy_rows(known):
+            matrix.add_row(*row)
+        printed(matrix)
+
+
+def forget(
+    model_dir: ModelDir,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the task; see `everclip show`.")],
+    device: DeviceOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Forget a task: exactly, or for moe-adapters its route and its classes."""
+    from everclip.learner import Learner
+
+    with Learner.edit(model_dir, device or "auto") as learner:
+        report = learner.forget(name)
+    if as_json:
+        typer.echo(json.dumps(asdict(report), ensure_ascii=False))
+    else:
+        typer.echo(f"forgot {report.task} ({len(report.class_names)} classes): {report.note}")
+
+
+def evaluate(model_dir: ModelDir, folder: Labeled, device: DeviceOption = None, as_json: AsJson = False) -> None:
+    """Count how many images of a labeled folder are answered right, all learned classes being possible answers."""
+    from rich.table import Table
+
+    from everclip.display import Display
+    from everclip.learner import Learner
+
+    display = Display()
+    found = Learner.load(model_dir, device=device or "auto", display=display).evaluate(folder)
+    for name, reason in found.skipped:
+        display.note(f"skipped {name}: {reason}")
+    if as_json:
+        typer.echo(json.dumps(asdict(found), indent=1, ensure_ascii=False))
+        return
+    low, high = found.interval
+    typer.echo(f"{found.accuracy:.1f} % of {found.images} images right (95 % interval {low:.1f} to {high:.1f})")
+    table = Table("class", "right", "images", "%", box=None)
+    for name, (right, images) in found.per_class.items():
+        table.add_row(name, str(right), str(images), f"{100 * right / images:.1f}")
+    printed(table)
+
+
+def _first(values: dict) -> dict:
+    """Settings as `Learner.create` takes them."""
+    own = {name: values[name] for name in ("backbone", "method", "precision") if name in values}
+    return {**own, "settings": {name: value for name, value in values.items() if name not in own}}
+
+
+def _refuse_changes(learner: Learner, values: dict, path: Path) -> None:
+    before = learner.config.flat()
+    for name, value in values.items():
+        if name not in before:
+            raise InputError(f"'{name}' is no setting of the learner in {path}; leave it out.")
+        if before[name] != value:
+            raise InputError(
+                f"{path} was made with {name}={before[name]}, not {value}; leave it out, or choose another folder."
+            )
+
+
+def _tell(report: LearnReport, display: Display, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(asdict(report), ensure_ascii=False))
+        return
+    for name, reason in report.skipped:
+        display.note(f"skipped {name}: {reason}")
+    new, known = len(report.new_classes), len(report.known_classes)
+    typer.echo(
+        f"learned {report.task}: {report.images} images ({report.held_out} of them held out), {new} new and {known} "
+        f"known classes, in {report.seconds:.1f} s"
+    )
+    if report.watched:
+        typer.echo(f"{report.moved} of {report.watched} images held out of earlier lessons are now of another task")
+
+
+def _said(answer: Prediction) -> dict:
+    top = [{"label": label, "probability": p, "task": task} for label, p, task in answer.top]
+    return {**asdict(answer), "top": top}
+
+
+def _files(given_paths: list[Path]) -> list[str]:
+    """Files as they are, folders as all images in them."""
+    from everclip.data import read_unlabeled
+
+    files: list[str] = []
+    for path in given_paths:
+        if path.is_dir():
+            folder = read_unlabeled(path)
+            files += [folder.name(index) for index in range(len(folder))]
+        else:
+            files.append(str(path))
+    return files

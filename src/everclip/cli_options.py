@@ -1,0 +1,50 @@
+"""What the commands share: options, settings, printing."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from everclip.errors import InputError
+
+Setting = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Any other setting, for example --set iterations=60 --set lr=1e-3."
+    ),
+]
+
+DeviceOption = Annotated[str | None, typer.Option(help="auto · cpu · cuda · …")]
+AsJson = Annotated[bool, typer.Option("--json", help="As JSON, with every setting.")]
+
+
+def given(options: dict[str, Any], settings: list[str]) -> dict[str, Any]:
+    """Options and `KEY=VALUE` strings together, the latter read as YAML: numbers, lists and `null` come out as such."""
+    import yaml
+
+    values = dict(options)
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise InputError(f"--set {setting} is not of the form KEY=VALUE, for example --set lr=1e-3.")
+        if key in values:
+            raise InputError(f"--set {setting} gives {key} a second time, after {key}={values[key]}; give it once.")
+        try:
+            values[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InputError(
+                f"--set {setting}: '{value}' is not a value (a number, a word, or a list [a, b])."
+            ) from error
+    return values
+
+
+def printed(renderable: Any) -> None:
+    """Print a table or a text on standard output."""
+    from rich.console import Console
+
+    console = Console()
+    # Piped into a file there is no screen to fit: do not squeeze the table.
+    console.width = console.width if console.is_terminal else 200
+    console.print(renderable)

@@ -1,0 +1,93 @@
+"""What a learner knows, to be read: from its `learner.json` alone, without loading a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def summary(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Tasks and accuracies of a learner.
+
+    Args:
+        about: see `learner_directory.Stored`.
+
+    Returns:
+        `method`, `backbone`, `settings` (all of them); `tasks`: name, classes, images and times learned of each, in the
+        order in which they were first learned; `accuracy`: per increment still known, `after` (its name) and `tasks`
+        (percent right on the held-out images of each task at that time, None where it could not be measured).
+    """
+    tasks: dict[str, dict[str, Any]] = {}
+    for increment in about["increments"]:
+        task = tasks.setdefault(
+            increment["task"], {"name": increment["task"], "classes": [], "images": 0, "increments": 0}
+        )
+        task["classes"] += [name for name in increment["class_names"] if name not in task["classes"]]
+        task["images"] += increment["images"]
+        task["increments"] += 1
+    settings = about["settings"]
+    return {
+        "method": settings["method"],
+        "backbone": settings["backbone"],
+        "settings": settings,
+        "tasks": list(tasks.values()),
+        "accuracy": [{"after": increment["name"], "tasks": increment["accuracy"]} for increment in about["increments"]],
+    }
+
+
+def accuracy_rows(known: Mapping[str, Any]) -> list[list[str]]:
+    """The accuracy matrix as words, a row per increment: after which, then percent per task (see `summary`)."""
+    names = [task["name"] for task in known["tasks"]]
+    return [[row["after"], *(percent(row["tasks"].get(name)) for name in names)] for row in known["accuracy"]]
+
+
+def percent(value: float | None) -> str:
+    """87.54 → 87.5, nothing where nothing was measured."""
+    return "–" if value is None else f"{value:.1f}"
+
+
+def card(known: Mapping[str, Any]) -> str:
+    """The model card (Markdown) of a learner, given its `summary`."""
+    names = [task["name"] for task in known["tasks"]]
+    tasks = [
+        [task["name"], str(len(task["classes"])), str(task["images"]), ", ".join(task["classes"][:12]) + _more(task)]
+        for task in known["tasks"]
+    ]
+    return f"""---
+library_name: everclip
+pipeline_tag: zero-shot-image-classification
+tags: [clip, continual-learning]
+---
+
+# A CLIP that keeps learning
+
+Learned by EverCLIP with method `{known["method"]}` on backbone
+`{known["backbone"]}`, task after task. It answers with any class that it learned, and with any label that it did not.
+
+```python
+from everclip.learner import Learner
+
+learner = Learner.from_pretrained("this/repository")
+print(learner.predict("photo.jpg", labels=["something else"]))
+```
+
+## What it learned
+
+{_table(["task", "classes", "images", "names"], tasks)}
+
+## Accuracy
+
+Percent right on the images that were held out of each task, all learned classes being possible answers: a row after
+each lesson, a column per task. Small samples; "–" where nothing could be measured.
+
+{_table(["after", *names], accuracy_rows(known))}
+"""
+
+
+def _more(task: Mapping[str, Any]) -> str:
+    return f" and {len(task['classes']) - 12} more" if len(task["classes"]) > 12 else ""
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

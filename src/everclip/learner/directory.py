@@ -1,0 +1,142 @@
+"""A learner on disk.
+
+    learner.json            what it learned, and the SHA-256 of the tensors that belong to it
+    increment-….safetensors what an increment fixed for good, and the sample that was held out of it
+    working-….safetensors   what later increments may still change
+    selector-….safetensors  what the selector fitted, where there is one
+    README.md               a model card
+
+`learner.json` is the one truth: it is replaced atomically after the files it names are on disk. These are named by
+their content, so a file never changes, and whoever is killed while saving leaves the old learner or the new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+from everclip.directory import Directory, tensor_bytes
+from everclip.errors import EverclipError, InputError
+from everclip.faults import fault_point
+from everclip.files import sha256
+
+FORMAT = 1
+"""Version of the layout; raised whenever an older EverCLIP could misread a newer learner."""
+CARD = "README.md"
+TENSORS = re.compile(r"(increment|working|selector)-[0-9a-f]{16}\.safetensors")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A learner as a directory keeps it.
+
+    Attributes:
+        about: all but the tensors, as JSON can say it.
+        parts: `working`, `selector` and `increment-INDEX` → tensors; a part without tensors may be left out.
+    """
+
+    about: dict[str, Any]
+    parts: dict[str, dict[str, Tensor]]
+
+
+class LearnerDirectory(Directory):
+    """One learner on disk. Use as a context manager to save: the lock is held inside."""
+
+    kind = "learner directory"
+    elsewhere = "choose another folder"
+    anew = "learn anew in another folder"
+    again = "give the command again"
+    state = "learner.json"
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(Path(path).expanduser())
+
+    def is_ours(self, name: str) -> bool:
+        """Hidden files are nobody's concern, so that a learner can be saved into a clone of its repository."""
+        return super().is_ours(name) or name.startswith(".") or TENSORS.fullmatch(name) is not None
+
+    def require(self) -> None:
+        """Ask for a learner that is there.
+
+        Raises:
+            InputError: there is none.
+        """
+        if not self.exists():
+            raise InputError(f"{self.path} holds no learner (no {self.state}); make one by `everclip learn`.")
+
+    def save(self, stored: Stored, card: str) -> None:
+        """Make this learner the one that is here, then remove the files of the one that was. The lock must be held.
+
+        Raises:
+            EverclipError: the disk is full or refuses; what was there still is.
+        """
+        files = {}
+        for part, tensors in stored.parts.items():
+            if tensors:
+                content = tensor_bytes(tensors)
+                digest = hashlib.sha256(content).hexdigest()
+                name = f"{part.partition('-')[0]}-{digest[:16]}.safetensors"
+                if not (self.path / name).is_file() or sha256(self.path / name) != digest:
+                    self.write(name, content)
+                files[part] = {"name": name, "sha256": digest}
+        self.write_state({"format": FORMAT, **stored.about, "files": files})
+        self.write(CARD, card)
+        named = {file["name"] for file in files.values()}
+        for path in self.path.iterdir():
+            if TENSORS.fullmatch(path.name) and path.name not in named:
+                fault_point(f"remove {path.name}")
+                path.unlink(missing_ok=True)
+
+    def peek(self) -> dict[str, Any]:
+        """What `learner.json` says, without a look at the files it names.
+
+        Raises:
+            InputError: there is no learner here.
+            EverclipError: the file is damaged, or of another version.
+        """
+        self.require()
+        about = self.read_state()
+        if about.get("format") != FORMAT:
+            raise EverclipError(
+                f"{self.path / self.state} was written by another version of EverCLIP (format {about.get('format')}, "
+                f"this one reads {FORMAT}); load it with the version that wrote it."
+            )
+        return about
+
+    def load(self) -> Stored:
+        """The learner that is here, every file checked. Needs no lock.
+
+        Raises:
+            InputError: there is no learner here.
+            EverclipError: a file is damaged or missing, or of another version.
+        """
+        while True:
+            about = self.peek()
+            try:
+                return Stored(about, {part: self._tensors(file) for part, file in about["files"].items()})
+            except EverclipError:
+                # Whoever saves at this moment removes files of the state before: read the new one.
+                if self.peek() == about:
+                    raise
+
+    def _tensors(self, file: Mapping[str, str]) -> dict[str, Tensor]:
+        try:
+            content = (self.path / file["name"]).read_bytes()
+        except FileNotFoundError:
+            raise self.missing(file["name"]) from None
+        except OSError as error:
+            raise self.damaged(file["name"]) from error
+        if hashlib.sha256(content).hexdigest() != file["sha256"]:
+            raise self.damaged(file["name"])
+        try:
+            return load(content)
+        except SafetensorError as error:
+            raise self.damaged(file["name"]) from error

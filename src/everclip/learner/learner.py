@@ -1,0 +1,409 @@
+"""The practitioner's API: folders of photos arrive one at a time and may be deleted once they are learned.
+
+    learner = Learner.create("embedded")
+    learner.learn("birds", "photos/birds")
+    learner.predict("new.jpg").label
+    learner.save("model")
+
+An answer is p(c|x) over all learned classes and any labels that are asked for, by the rule of `answers`: a label that
+nobody taught keeps the probability that the original CLIP gives it, and what was learned shares the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import binomtest
+from torch import Tensor
+
+from everclip.backbone import Backbone, Precision, resolve_device
+from everclip.data import (
+    BadImage,
+    GivenImage,
+    GivenImages,
+    ImageSource,
+    LabeledDataset,
+    check_encodable,
+    check_templates,
+    labeled_images,
+    plain_name,
+    views,
+)
+from everclip.display import Display
+from everclip.errors import InputError
+from everclip.features import BATCH, FrozenFeatures
+from everclip.learner import hub
+from everclip.learner.card import summary
+from everclip.learner.config import DEFAULT_METHOD, LearnerConfig
+from everclip.learner.directory import LearnerDirectory
+from everclip.learner.knowledge import Knowledge
+from everclip.learner.lessons import lesson
+from everclip.learner.questions import ZERO_SHOT, Question, checked_labels, predictions, question
+from everclip.learner.reports import Evaluation, ForgetReport, LearnedTask, LearnReport, Prediction
+from everclip.learner.storing import about, read, write
+from everclip.material import Material
+
+WORKERS = min(8, os.cpu_count() or 1)
+"""Threads that decode images; no result depends on it."""
+
+LearnableImages = str | Path | Sequence[tuple[GivenImage, str]] | LabeledDataset
+"""A folder, (image, class name) pairs, or a data set in the manner of torchvision; see `labeled_images`."""
+
+
+class Learner:
+    """A CLIP model that learns task after task, answers without being told the task, and forgets on demand.
+
+    Made by `create`, `load` or `from_pretrained`. Not to be used by several threads at once.
+    """
+
+    def __init__(self, knowledge: Knowledge, display: Display | None = None) -> None:
+        self.display = display or Display(quiet=True)
+        self._knowledge = knowledge
+        self._backbone = knowledge.features.backbone
+        self._material = Material(self._backbone.view, WORKERS, self.display)
+
+    @classmethod
+    def create(
+        cls,
+        backbone: str = "embedded",
+        method: str = DEFAULT_METHOD,
+        settings: Mapping[str, Any] | None = None,
+        device: str = "auto",
+        precision: Precision = "float32",
+        display: Display | None = None,
+    ) -> Learner:
+        """A learner that has learned nothing yet.
+
+        Args:
+            backbone: `embedded`, any open_clip name with its weights (`ViT-B-16/openai`), or a folder.
+            method: one that can forget: `rail`, `rail-dual`, `ranpac`, `lda`, `ncm`, `moe-adapters`, `zero-shot`.
+            settings: of the method, its training, `selector` and the selector's; and `seed`.
+            device: `auto`, `cpu`, `cuda`, …
+            precision: `float32` or `bf16`.
+            display: where progress is shown; nowhere by default.
+
+        Raises:
+            InputError: no such backbone, method, setting or device, or a method that can't be used here.
+            EverclipError: the weights of the backbone can't be had.
+        """
+        values = {"backbone": backbone, "method": method, "precision": precision}
+        if given_twice := sorted(values.keys() & (settings or {}).keys()):
+            raise InputError(f"'{given_twice[0]}' is given by the settings and beside them; give it once.")
+        config = LearnerConfig.of(values | dict(settings or {}))
+        model = Backbone.load(backbone, resolve_device(device), config.setup.precision)
+        return cls(Knowledge(config, FrozenFeatures(model)), display)
+
+    @property
+    def config(self) -> LearnerConfig:
+        """Every setting."""
+        return self._knowledge.config
+
+    # -- learning --------------------------------------------------------------------------------------------------
+
+    @property
+    def tasks(self) -> list[LearnedTask]:
+        """What it learned, in the order in which the tasks came."""
+        known = summary(about(self._knowledge))["tasks"]
+        return [LearnedTask(t["name"], tuple(t["classes"]), t["images"], t["increments"]) for t in known]
+
+    def learn(self, name: str, images: LearnableImages, templates: Sequence[str] | None = None) -> LearnReport:
+        """Learn images of a task: a new one, or more images, more classes, or both of one that it knows.
+
+        All or nothing: after an error the learner is what it was. Afterwards the images are not needed any more.
+        One in ten images is not learned from (`lessons`): the embeddings of this sample stay with the learner, to see
+        what later lessons do to the task, and to calibrate the selector of a method with routes.
+
+        Args:
+            name: of the task.
+            images: a folder (of one divided into train and test, the training part), a list of (image, class name)
+                pairs where an image is a path, a PIL image or an array (H, W, 3) uint8, or a data set in the manner of
+                torchvision. Classes are told apart by name, up to case and spaces.
+            templates: prompts with one `{}` each; by default those of the folder's `dataset.json`, else the task's.
+
+        Raises:
+            InputError: no usable image, or a name, class or template that can't be used.
+            EverclipError: training failed.
+        """
+        start = time.perf_counter()
+        name = _task_name(name)
+        given = labeled_images(images)
+        if templates is not None:
+            check_templates(templates, f"task '{name}'")
+        before = self._knowledge
+        seed = self.config.setup.seed
+        taught = lesson(before.increments, name, given, templates, before.features, self._material, seed)
+        after = before.taught(taught, self._material)
+        moved, watched = _moved(before, after)
+        info = taught.info
+        learned = {key for each in before.increments for key in each.info.keys}
+        new = [class_name for key, class_name in zip(info.keys, info.class_names, strict=True) if key not in learned]
+        self._knowledge = after
+        return LearnReport(
+            task=name,
+            images=len(taught.labels),
+            held_out=len(taught.held_out),
+            skipped=taught.views.skipped,
+            new_classes=tuple(new),
+            known_classes=tuple(class_name for class_name in info.class_names if class_name not in new),
+            moved=moved,
+            watched=watched,
+            accuracy=after.increments[-1].accuracy,
+            seconds=time.perf_counter() - start,
+        )
+
+    def forget(self, name: str) -> ForgetReport:
+        """Forget a task, all its increments.
+
+        Exact for closed-form methods: the answers are those of a learner that never learned it. `moe-adapters` loses
+        the task's route and its classes, so it never answers with them again; but what the experts learned from it
+        stays in them, for later tasks build on it. Only learning anew without the task takes that back.
+
+        Raises:
+            InputError: there is no such task.
+        """
+        task = next((task for task in self.tasks if task.name == name), None)
+        if task is None:
+            known = ", ".join(task.name for task in self.tasks) or "nothing"
+            raise InputError(f"there is no task '{name}' to forget; learned so far: {known}.")
+        exact = self._knowledge.method.forgets == "exactly" or len(self.tasks) == 1
+        self._knowledge = self._knowledge.without(name)
+        note = (
+            "the answers are those of a learner that never learned it"
+            if exact
+            else "its route and its classes are gone, but the experts keep what they learned from it"
+        )
+        return ForgetReport(name, task.class_names, exact, note)
+
+    # -- answering -------------------------------------------------------------------------------------------------
+
+    def predict(
+        self,
+        images: GivenImage | Sequence[GivenImage],
+        labels: Sequence[str] | None = None,
+        *,
+        only: bool = False,
+        top_k: int = 5,
+    ) -> Prediction | list[Prediction]:
+        """Say what is on an image, or on each image of a list.
+
+        Args:
+            images: a path, a PIL image, an array (H, W, 3) uint8, or a list of these.
+            labels: what else it may be, beside all learned classes. A label that equals the name of a learned class, up
+                to case and spaces, is that class; where several tasks have it, each one's.
+            only: the answer is one of `labels`.
+            top_k: how many candidates to name.
+
+        Returns:
+            One answer, or a list of them in the order of the images.
+
+        Raises:
+            InputError: an image that can't be used (`BadImage`), or nothing that the answer could be.
+        """
+        single = not isinstance(images, list | tuple)
+        source = GivenImages([images] if single else images)
+        answers = []
+        for answer in self._answers(source, self._question(labels, only), top_k):
+            if isinstance(answer, BadImage):
+                raise answer
+            answers.append(answer)
+        return answers[0] if single else answers
+
+    def predict_files(
+        self, paths: Sequence[str | Path], labels: Sequence[str] | None = None, *, only: bool = False, top_k: int = 5
+    ) -> Iterator[tuple[str, Prediction | BadImage]]:
+        """Say what is on each of many files, one after the other; a bad one is an answer, not an end.
+
+        Args:
+            paths: the files.
+            labels, only, top_k: as for `predict`.
+
+        Returns:
+            (path, answer) one after the other, in the order of the paths.
+
+        Raises:
+            InputError: nothing that the answer could be.
+        """
+        answers = self._answers(GivenImages(paths), self._question(labels, only), top_k)
+        return zip(map(str, paths), answers, strict=True)
+
+    def evaluate(self, images: LearnableImages) -> Evaluation:
+        """How well labeled images are answered, all learned classes and the images' own being candidates.
+
+        Args:
+            images: as for `learn`; of a folder divided into train and test, the test part.
+
+        Raises:
+            InputError: no usable image.
+        """
+        given = labeled_images(images, part="test")
+        asked = self._question(given.class_names, only=False)
+        right, skipped = {name: [0, 0] for name in given.class_names}, []
+        with self.display.bar("evaluating") as bar:
+            for position, answer in enumerate(self._answers(given.source, asked, top_k=1)):
+                bar(position + 1, len(given.source))
+                if isinstance(answer, BadImage):
+                    skipped.append((answer.name, answer.reason))
+                    continue
+                truth = given.class_names[given.source.labels[position]]
+                right[truth][0] += plain_name(str(answer.label)) == plain_name(truth)
+                right[truth][1] += 1
+        correct, count = (sum(counts) for counts in zip(*right.values(), strict=True))
+        if not count:
+            first = ": ".join(skipped[0])
+            raise InputError(f"none of the {len(skipped)} images can be used (the first, {first}); repair them.")
+        low, high = (100 * float(end) for end in binomtest(correct, count).proportion_ci(method="wilson"))
+        per_class = {name: (hits, total) for name, (hits, total) in right.items() if total}
+        return Evaluation(count, 100 * correct / count, (low, high), per_class, skipped)
+
+    def _question(self, labels: Sequence[str] | None, only: bool) -> Question:
+        asked = question(self._knowledge.increments, checked_labels(labels, only), only)
+        if not asked.tasks:
+            raise InputError("nothing is learned yet, so there is nothing to answer with; learn a task or give labels.")
+        return asked
+
+    def _answers(self, source: ImageSource, asked: Question, top_k: int) -> Iterator[Prediction | BadImage]:
+        if top_k < 1:
+            raise InputError(f"top_k is {top_k}, but it must be at least 1.")
+        return self._streamed(source, asked, top_k)
+
+    def _streamed(self, source: ImageSource, asked: Question, top_k: int) -> Iterator[Prediction | BadImage]:
+        """In batches; nothing is kept on disk."""
+        batch: list[np.ndarray | BadImage] = []
+        for position, view in enumerate(views(source, self._backbone.view, WORKERS), 1):
+            batch.append(view)
+            if len(batch) == BATCH or position == len(source):
+                good = [each for each in batch if not isinstance(each, BadImage)]
+                answers = iter(predictions(self._posterior(np.stack(good), asked), asked, top_k) if good else ())
+                for each in batch:
+                    yield each if isinstance(each, BadImage) else next(answers)
+                batch = []
+
+    @torch.no_grad()
+    def _posterior(self, pixels: np.ndarray, asked: Question) -> Tensor:
+        """p(c|x) (B, candidates) of views (B, 3, S, S) uint8."""
+        features = self._backbone.encode_image(self._backbone.pixels(torch.from_numpy(pixels))).cpu()
+        return self._knowledge.posterior(asked, features, pixels)
+
+    # -- on disk and on the Hub ------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path, replace: bool = True) -> None:
+        """Save to a directory: a kill at any moment leaves what was there or this learner, never half of it.
+
+        Args:
+            path: made if it is absent; a learner that it holds is replaced.
+            replace: False refuses a directory that holds a learner.
+
+        Raises:
+            InputError: the directory holds something else, or can't be made.
+            EverclipError: another process is writing there, or the disk is full.
+        """
+        directory = LearnerDirectory(path)
+        directory.refuse_foreign_files()
+        with directory:
+            if directory.exists() and not replace:
+                raise InputError(f"{directory.path} holds a learner already; load it, or {directory.elsewhere}.")
+            write(self._knowledge, directory)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        backbone: str | None = None,
+        device: str = "auto",
+        display: Display | None = None,
+    ) -> Learner:
+        """A saved learner; no training data is needed.
+
+        Args:
+            path: the directory.
+            backbone: where to find the backbone's weights now, if not under the name that the learner was made with.
+            device: `auto`, `cpu`, `cuda`, …
+            display: where progress is shown; nowhere by default.
+
+        Raises:
+            InputError: no learner there, or no such backbone or device.
+            EverclipError: a file is damaged, missing or of another version, or the backbone has other weights.
+        """
+        return cls(read(LearnerDirectory(path), backbone, device), display)
+
+    @classmethod
+    @contextlib.contextmanager
+    def edit(cls, path: str | Path, device: str = "auto", display: Display | None = None) -> Iterator[Learner]:
+        """A saved learner to be changed: kept from others inside, saved where it was at the end, unless by an error.
+
+        Raises:
+            InputError: no learner there.
+            EverclipError: as for `load` and `save`.
+        """
+        directory = LearnerDirectory(path)
+        directory.require()
+        with directory:
+            learner = cls(read(directory, None, device), display)
+            yield learner
+            write(learner._knowledge, directory)
+
+    def push_to_hub(self, repo_id: str, token: str | None = None) -> None:
+        """Upload to a repository of the Hugging Face Hub, with its model card.
+
+        Args:
+            repo_id: `OWNER/NAME`; made if it is absent.
+            token: of an account that may write there; by default the one that is logged in.
+
+        Raises:
+            EverclipError: the Hub refused, or can't be reached.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save(folder)
+            hub.upload(Path(folder), repo_id, token)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        repo_id_or_dir: str | Path,
+        backbone: str | None = None,
+        device: str = "auto",
+        token: str | None = None,
+        display: Display | None = None,
+    ) -> Learner:
+        """A learner from a repository of the Hugging Face Hub, or from a directory; see `load`.
+
+        Args:
+            repo_id_or_dir: `OWNER/NAME`, or a directory that is there.
+            backbone, device, display: as for `load`.
+            token: for a private repository.
+
+        Raises:
+            InputError, EverclipError: as for `load`, or the Hub has no such repository.
+        """
+        path = Path(repo_id_or_dir).expanduser()
+        if not path.is_dir():
+            path = hub.download(str(repo_id_or_dir), token)
+        return cls.load(path, backbone, device, display)
+
+
+def _task_name(name: str) -> str:
+    name = name.strip()
+    check_encodable(name, "the learner")
+    if not name or name == ZERO_SHOT:
+        raise InputError(f"a task can't be called '{name}'; give it another name.")
+    return name
+
+
+def _moved(before: Knowledge, after: Knowledge) -> tuple[int, int]:
+    """How many held-out images of what was known before another task answers for now, and how many there are."""
+    moved, watched = 0, 0
+    for increment in before.increments:
+        features = torch.from_numpy(increment.held_out.embeddings)
+        if len(features):
+            pairs = zip(before.answering(features), after.answering(features), strict=True)
+            moved += sum(one != other for one, other in pairs)
+            watched += len(features)
+    return moved, watched

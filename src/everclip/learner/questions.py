@@ -1,0 +1,93 @@
+"""What an image is scored against, and what the probabilities then say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from everclip.answers import Classes
+from everclip.data import DEFAULT_TEMPLATES, check_encodable, plain_name
+from everclip.errors import InputError
+from everclip.learner.lessons import Increment
+from everclip.learner.reports import Prediction
+from everclip.streams import TaskInfo
+
+ZERO_SHOT = "zero-shot"
+"""The task of a label that was never learned."""
+ASKED = -1
+"""The label space (`TaskInfo.keys`) of such labels."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What an image is scored against.
+
+    Attributes:
+        classes: those of all increments, and the asked labels that were never learned.
+        asked: these labels, where there are any.
+        candidates: which classes may be the answer (C,), bool.
+        tasks: what users call the task of each class, `zero-shot` for labels never learned.
+    """
+
+    classes: Classes
+    asked: TaskInfo | None
+    candidates: Tensor
+    tasks: list[str]
+
+
+def question(learned: Sequence[Increment], labels: Sequence[str] = (), only: bool = False) -> Question:
+    """All learned classes and these labels, or these labels only.
+
+    A label that equals the name of a learned class, up to case and spaces, is that class; where several tasks have it,
+    each one's.
+    """
+    infos = [increment.info for increment in learned]
+    given = {plain_name(label): label for label in labels}
+    known = {plain_name(name) for info in infos for name in info.class_names}
+    others = tuple(label for plain, label in given.items() if plain not in known)
+    asked = None
+    if others:
+        keys = tuple((ASKED, number) for number in range(len(others)))
+        asked = TaskInfo(len(infos), ZERO_SHOT, others, DEFAULT_TEMPLATES, keys)
+    classes = Classes([*infos, *([asked] if asked else [])])
+    candidates = torch.tensor([not only or plain_name(name) in given for name in classes.names], dtype=torch.bool)
+    called = {increment.space: increment.task for increment in learned}
+    return Question(classes, asked, candidates, [called.get(space, ZERO_SHOT) for space, _ in classes.keys])
+
+
+def checked_labels(labels: Sequence[str] | None, only: bool) -> list[str]:
+    """Labels as users give them.
+
+    Raises:
+        InputError: one text instead of a list, an empty or unreadable label, or none to choose from.
+    """
+    if isinstance(labels, str):
+        raise InputError(f"labels='{labels}' is one text; give a list of labels, such as ['{labels}'].")
+    texts = [str(label).strip() for label in labels or ()]
+    for text in texts:
+        if not text:
+            raise InputError("one of the labels is empty; leave it out.")
+        check_encodable(text, "the list of labels")
+    if only and not texts:
+        raise InputError("only one of the labels may be the answer, but there are none; give labels.")
+    return texts
+
+
+def predictions(p: Tensor, asked: Question, top_k: int) -> list[Prediction]:
+    """Probabilities (B, candidates) → answers."""
+    columns = asked.candidates.nonzero().flatten().tolist()
+    names, tasks = [asked.classes.names[c] for c in columns], [asked.tasks[c] for c in columns]
+    numbers = {task: number for number, task in enumerate(dict.fromkeys(tasks))}
+    owner = torch.tensor([numbers[task] for task in tasks])
+    of_task = p.new_zeros(len(p), len(numbers)).index_add_(1, owner, p)
+    ordered, places = p.sort(dim=1, descending=True, stable=True)  # of equals the first, as argmax has it
+    answers = []
+    for row, place in enumerate(places[:, :top_k].tolist()):
+        chances = ordered[row, :top_k].tolist()
+        top = [(names[best], chance, tasks[best]) for best, chance in zip(place, chances, strict=True)]
+        label, chance, task = top[0]
+        answers.append(Prediction(label, chance, task, min(1.0, float(of_task[row, numbers[task]])), top))
+    return answers

@@ -1,0 +1,108 @@
+"""What a learner hands back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is on an image.
+
+    Attributes:
+        label: the most probable candidate.
+        probability: of that label in that task, 0 to 1.
+        task: the label's; `zero-shot` for a label that was never learned.
+        route_confidence: the probability of that task, 0 to 1: the sum over its candidates.
+        top: (label, probability, task) of the most probable candidates, most probable first.
+    """
+
+    label: str | None
+    probability: float
+    task: str
+    route_confidence: float
+    top: list[tuple[str, float, str]]
+
+
+@dataclass(frozen=True)
+class LearnedTask:
+    """A task as its learner's user sees it.
+
+    Attributes:
+        name: what it was called.
+        class_names: all it knows, in the order in which they came.
+        images: images that could be used, in all its increments.
+        increments: how often it was learned.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    images: int
+    increments: int
+
+
+@dataclass(frozen=True)
+class LearnReport:
+    """What one lesson did.
+
+    Attributes:
+        task: its name.
+        images: images that were used; `held_out` of them were not learned from, to measure with.
+        held_out: see `images`.
+        skipped: (name, reason) of every image that could not be used.
+        new_classes: classes that the task did not have.
+        known_classes: classes that got more images.
+        moved: held-out images of earlier lessons that another task, or the original CLIP, answers for now; of
+            `watched`. Their frozen embeddings decide: the route of a method with routes, else the answer itself.
+        watched: see `moved`.
+        accuracy: task → percent right on its held-out images, all learned classes being candidates; None where it
+            could not be measured.
+        seconds: wall-clock time.
+    """
+
+    task: str
+    images: int
+    held_out: int
+    skipped: list[tuple[str, str]]
+    new_classes: tuple[str, ...]
+    known_classes: tuple[str, ...]
+    moved: int
+    watched: int
+    accuracy: dict[str, float | None]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ForgetReport:
+    """What is gone.
+
+    Attributes:
+        task: its name.
+        class_names: classes that are no longer known in it.
+        exact: the answers are those of a learner that never learned the task.
+        note: the same in a sentence.
+    """
+
+    task: str
+    class_names: tuple[str, ...]
+    exact: bool
+    note: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well labeled images are answered; right is a class of the right name, of whatever task.
+
+    Attributes:
+        images: N, those that could be used.
+        accuracy: percent right.
+        interval: 95 % interval of the accuracy (Wilson), percent.
+        per_class: class → (right, images).
+        skipped: (name, reason) of every image that could not be used.
+    """
+
+    images: int
+    accuracy: float
+    interval: tuple[float, float]
+    per_class: dict[str, tuple[int, int]]
+    skipped: list[tuple[str, str]]
