@@ -101,7 +101,8 @@ def results(out: str | Path = "out") -> dict:
 def test_help_is_for_everyone(everclip: Everclip) -> None:
     alone, asked = everclip(), everclip("--help")
     assert alone.code == asked.code == 0
-    for command in ("run", "judge", "demo", "compare", "methods", "selectors"):
+    learner = ("learn", "predict", "show", "forget", "evaluate")
+    for command in ("run", "judge", "demo", "compare", "methods", "selectors", *learner):
         assert command in alone.out
         assert command in asked.out
         assert everclip(command, "--help").code == 0

@@ -16,6 +16,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 
 from everclip.analytic import shrunk
+from everclip.errors import InputError
 from everclip.selectors.scored import ScoredConfig, ScoredSelector
 from everclip.streams.stream import TaskInfo
 
@@ -59,9 +60,16 @@ class Gaussian(ScoredSelector):
         return {"centers": centers, "scatter": residual.T @ residual, "count": torch.tensor(len(x))}
 
     def prepare(self) -> None:
-        """The whitening transform of each column."""
+        """The whitening transform of each column.
+
+        Raises:
+            InputError: all images are the same, so they have no covariance.
+        """
         scatter = torch.stack([part["scatter"] for part in self.columns]).sum(dim=0)
-        pooled = shrunk(scatter, int(sum(part["count"] for part in self.columns)))
+        images = int(sum(part["count"] for part in self.columns))
+        if float(scatter.trace()) <= 1e-12 * images:  # of unit vectors: rounding
+            raise InputError("selector gaussian needs two different training images; give more, or use prototype.")
+        pooled = shrunk(scatter, images)
         self._whiteners = []
         for part in self.columns:
             count, size = int(part["count"]), len(pooled)

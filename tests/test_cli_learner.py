@@ -1,0 +1,184 @@
+"""The learner's commands as a new user meets them."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from rich.console import Console
+
+from everclip.cli import main
+from everclip.display import Display
+
+from . import tiny
+
+
+class Answer(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[dict]:
+        """JSON lines on standard output."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+Everclip = Callable[..., Answer]
+
+
+@pytest.fixture
+def everclip(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Everclip:
+    """Runs a command line in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*args: str | Path) -> Answer:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main([str(arg) for arg in args])
+        return Answer(end.value.code or 0, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.image_folder(tmp_path_factory.mktemp("cli") / "paint", ["red", "green"])
+
+
+@pytest.fixture(scope="module")
+def learned(tiny_clip: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A learner of one task, on disk."""
+    out = tmp_path_factory.mktemp("learned") / "model"
+    with pytest.raises(SystemExit) as end:
+        main(["learn", str(out), str(folder), "--backbone", str(tiny_clip), "--set", "random_features=16"])
+    assert not end.value.code
+    return out
+
+
+@pytest.fixture
+def model(learned: Path, tmp_path: Path) -> Path:
+    """A copy that may be changed."""
+    return Path(shutil.copytree(learned, tmp_path / "model"))
+
+
+def test_a_story(everclip: Everclip, model: Path, folder: Path, tmp_path: Path) -> None:
+    other = tiny.image_folder(tmp_path / "cloth", ["gray", "blue"], seed=1)
+    answer = everclip("learn", model, other, "--name", "rags", "--json")
+    assert answer.code == 0
+    (report,) = answer.lines
+    assert (report["task"], report["new_classes"], report["images"]) == ("rags", ["blue", "gray"], 12)
+    shutil.rmtree(other / "train")
+    known = json.loads(everclip("show", model, "--json").out)
+    assert [(task["name"], task["classes"]) for task in known["tasks"]] == [
+        ("paint", ["green", "red"]),
+        ("rags", ["blue", "gray"]),
+    ]
+    assert [row["after"] for row in known["accuracy"]] == ["paint", "rags"]
+    assert "rags" in everclip("show", model).out
+    found = json.loads(everclip("evaluate", model, folder, "--json").out)
+    assert found["images"] == 6
+    assert set(found["per_class"]) == {"red", "green"}
+    assert "95 % interval" in everclip("evaluate", model, folder).out
+    gone = everclip("forget", model, "rags")
+    assert gone.code == 0
+    assert "never learned it" in gone.out
+    assert [task["name"] for task in json.loads(everclip("show", model, "--json").out)["tasks"]] == ["paint"]
+
+
+def test_predictions_are_lines(everclip: Everclip, model: Path, folder: Path) -> None:
+    image = next((folder / "test/red").iterdir())
+    answer = everclip("predict", model, image, folder / "test", "--json", "--labels", "cat, dog", "--top-k", "2")
+    assert (answer.code, answer.err) == (0, "")
+    assert len(answer.lines) == 1 + 6
+    first = answer.lines[0]
+    assert first.keys() == {"path", "label", "probability", "task", "route_confidence", "top"}
+    assert first["path"] == str(image)
+    assert len(first["top"]) == 2
+    assert first["top"][0] == {name: first[name] for name in ("label", "probability", "task")}
+    only = everclip("predict", model, image, "--json", "--labels", "cat,dog", "--only").lines[0]
+    assert {entry["label"] for entry in only["top"]} == {"cat", "dog"}
+    assert only["task"] == "zero-shot"
+    assert f"{image}: " in everclip("predict", model, image).out
+
+
+def test_a_bad_file_is_told_and_the_others_are_answered(everclip: Everclip, model: Path, folder: Path) -> None:
+    image = next((folder / "test/red").iterdir())
+    Path("words.png").write_text("words")
+    answer = everclip("predict", model, "words.png", image, "nowhere.png", "--json")
+    assert answer.code == 1
+    assert [sorted(line)[:2] for line in answer.lines][::2] == [["error", "path"]] * 2
+    assert answer.lines[1]["path"] == str(image)
+    assert answer.err.splitlines()[-1] == "everclip: 2 of 3 files can't be used; the others are answered."
+
+
+def state(model: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in model.iterdir() if path.name != "lock"}
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["learn", "MODEL", "nowhere"], ["nowhere"]),
+        (["learn", "MODEL", "FOLDER", "--method", "ncm"], ["method=rail, not ncm"]),
+        (["learn", "MODEL", "FOLDER", "--set", "random_features=32"], ["random_features=16, not 32"]),
+        (["learn", "MODEL", "FOLDER", "--set", "nope=1"], ["'nope'"]),
+        (["learn", "MODEL", "FOLDER", "--name", "zero-shot"], ["another name"]),
+        (["learn", "MODEL", "bad"], ["none of the 1 images"]),
+        (["learn", "fresh", "FOLDER", "--method", "finetune"], ["can't forget"]),
+        (["learn", "fresh", "FOLDER", "--backbone", "ViT-B-61"], ["'ViT-B-61'"]),
+        (["learn", "fresh", "FOLDER", "--set", "nope=1"], ["'nope'"]),
+        (["learn", "fresh", "bad"], ["none of the 1 images"]),
+        (["learn", "bad", "FOLDER"], ["other files"]),
+        (["predict", "fresh", "a.png"], ["holds no learner"]),
+        (["predict", "MODEL", "bad/empty"], ["no image"]),
+        (["predict", "MODEL", "a.png", "--only"], ["give labels"]),
+        (["predict", "MODEL", "a.png", "--top-k", "0"], ["top-k"]),
+        (["show", "fresh"], ["holds no learner"]),
+        (["forget", "MODEL", "nothing"], ["learned so far: paint"]),
+        (["forget", "fresh", "paint"], ["holds no learner"]),
+        (["evaluate", "MODEL", "nowhere"], ["nowhere"]),
+        (["evaluate", "MODEL", "bad"], ["none of the 1 images"]),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_bad_input_is_one_sentence_and_changes_nothing(
+    everclip: Everclip, model: Path, folder: Path, args: list[str], words: list[str]
+) -> None:
+    Path("bad/words").mkdir(parents=True)
+    Path("bad/empty").mkdir()
+    Path("bad/words/0.png").write_text("words")
+    if args[-1] == "bad":
+        Path("bad/empty").rmdir()
+    before = state(model)
+    places = {"MODEL": model, "FOLDER": folder}
+    answer = everclip(*(places.get(arg, arg) for arg in args))
+    assert answer.code == 2
+    assert answer.out == ""
+    (line,) = answer.err.splitlines()
+    assert all(word in line for word in words)
+    assert state(model) == before
+    assert not Path("fresh").exists()
+
+
+def test_the_same_settings_again_are_no_change(everclip: Everclip, model: Path, folder: Path, tiny_clip: Path) -> None:
+    again = ("--backbone", tiny_clip, "--method", "rail", "--set", "random_features=16")
+    answer = everclip("learn", model, folder, *again)
+    assert answer.code == 0
+    assert "0 new and 2 known classes" in answer.out
+    assert "are now of another task" in answer.out
+
+
+def test_what_is_printed_beside_a_bar_goes_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal = Console(file=io.StringIO(), force_terminal=True)
+    with Display(console=terminal).bar("predicting") as bar:
+        bar(1, 2)
+        print("a result", file=sys.stdout)
+    assert capsys.readouterr().out == "a result\n"
+    assert "a result" not in terminal.file.getvalue()
