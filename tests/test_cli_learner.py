@@ -70,23 +70,23 @@ def model(learned: Path, tmp_path: Path) -> Path:
 
 def test_a_story(everclip: Everclip, model: Path, folder: Path, tmp_path: Path) -> None:
     other = tiny.image_folder(tmp_path / "cloth", ["gray", "blue"], seed=1)
-    answer = everclip("learn", model, other, "--name", "rags", "--json")
+    answer = everclip("learn", model, other, "--name", "rags [old]", "--json")
     assert answer.code == 0
     (report,) = answer.lines
-    assert (report["task"], report["new_classes"], report["images"]) == ("rags", ["blue", "gray"], 12)
+    assert (report["task"], report["new_classes"], report["images"]) == ("rags [old]", ["blue", "gray"], 12)
     shutil.rmtree(other / "train")
     known = json.loads(everclip("show", model, "--json").out)
     assert [(task["name"], task["classes"]) for task in known["tasks"]] == [
         ("paint", ["green", "red"]),
-        ("rags", ["blue", "gray"]),
+        ("rags [old]", ["blue", "gray"]),
     ]
-    assert [row["after"] for row in known["accuracy"]] == ["paint", "rags"]
-    assert "rags" in everclip("show", model).out
+    assert [row["after"] for row in known["accuracy"]] == ["paint", "rags [old]"]
+    assert "rags [old]" in everclip("show", model).out
     found = json.loads(everclip("evaluate", model, folder, "--json").out)
     assert found["images"] == 6
     assert set(found["per_class"]) == {"red", "green"}
     assert "95 % interval" in everclip("evaluate", model, folder).out
-    gone = everclip("forget", model, "rags")
+    gone = everclip("forget", model, "rags [old]")
     assert gone.code == 0
     assert "never learned it" in gone.out
     assert [task["name"] for task in json.loads(everclip("show", model, "--json").out)["tasks"]] == ["paint"]

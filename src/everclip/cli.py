@@ -169,7 +169,9 @@ def methods(as_json: AsJson = False) -> None:
     from everclip.methods import METHODS
 
     _catalog(
-        METHODS, as_json, ("summary", "paper", "routed", "upper_bound", "reads", "requires", "promises", "defaults")
+        METHODS,
+        as_json,
+        ("summary", "paper", "routed", "upper_bound", "reads", "requires", "promises", "forgets", "defaults"),
     )
 
 
@@ -231,7 +233,10 @@ def main(args: list[str] | None = None) -> NoReturn:
     except EverclipError as error:
         message, status = str(error), error.exit_code
     except OSError as error:
-        message, status = f"the system refused: {error}; put that right, then add --resume to go on.", 1
+        message, status = (
+            f"the system refused: {error}; put that right, then give the command again (run with --resume).",
+            1,
+        )
     except _Stopped as stop:
         message = f"stopped by {stop.name}; what was done is kept: give the command again (run with --resume) to go on."
         status = stop.exit_status

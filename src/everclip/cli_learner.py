@@ -27,9 +27,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
 
 def learn(
-    model_dir: Annotated[
-        Path, typer.Argument(metavar="MODEL_DIR", help="The learner's directory; made the first time.")
-    ],
+    model_dir: ModelDir,
     folder: Labeled,
     name: Annotated[str | None, typer.Option(help="Of the task; by default that of the folder.")] = None,
     backbone: Annotated[
@@ -91,15 +89,17 @@ def predict(
                 display.note(f"everclip: {answer}")
             if as_json:
                 content = {"error": answer.reason} if isinstance(answer, BadImage) else _said(answer)
-                typer.echo(json.dumps({"path": path, **content}, ensure_ascii=False))
+                typer.echo(json.dumps({"path": path, **content}))  # in ASCII: a path may be no valid text
             elif not isinstance(answer, BadImage):
-                typer.echo(f"{path}: {', '.join(f'{label} {p:.1%} ({task})' for label, p, task in answer.top)}")
+                readable = path.encode(errors="backslashreplace").decode()
+                typer.echo(f"{readable}: {', '.join(f'{label} {p:.1%} ({task})' for label, p, task in answer.top)}")
     if bad:
         raise EverclipError(f"{bad} of {len(paths)} files can't be used; the others are answered.")
 
 
 def show(model_dir: ModelDir, as_json: AsJson = False) -> None:
     """Say what a learner knows, and how well it knew it after every lesson."""
+    from rich.markup import escape
     from rich.table import Table
 
     from everclip.learner import LearnerDirectory
@@ -112,12 +112,16 @@ def show(model_dir: ModelDir, as_json: AsJson = False) -> None:
     typer.echo(f"method {known['method']} on backbone {known['backbone']}")
     tasks = Table("task", "classes", "images", "lessons", box=None)
     for task in known["tasks"]:
-        tasks.add_row(task["name"], *(str(n) for n in (len(task["classes"]), task["images"], task["increments"])))
+        tasks.add_row(
+            escape(task["name"]), *(str(n) for n in (len(task["classes"]), task["images"], task["increments"]))
+        )
     printed(tasks)
     if known["accuracy"]:
-        matrix = Table("% right on held-out images, after", *(task["name"] for task in known["tasks"]), box=None)
+        matrix = Table(
+            "% right on held-out images, after", *(escape(task["name"]) for task in known["tasks"]), box=None
+        )
         for row in accuracy_rows(known):
-            matrix.add_row(*row)
+            matrix.add_row(*map(escape, row))
         printed(matrix)
 
 
@@ -140,6 +144,7 @@ def forget(
 
 def evaluate(model_dir: ModelDir, folder: Labeled, device: DeviceOption = None, as_json: AsJson = False) -> None:
     """Count how many images of a labeled folder are answered right, all learned classes being possible answers."""
+    from rich.markup import escape
     from rich.table import Table
 
     from everclip.display import Display
@@ -150,13 +155,13 @@ def evaluate(model_dir: ModelDir, folder: Labeled, device: DeviceOption = None, 
     for name, reason in found.skipped:
         display.note(f"skipped {name}: {reason}")
     if as_json:
-        typer.echo(json.dumps(asdict(found), indent=1, ensure_ascii=False))
+        typer.echo(json.dumps(asdict(found), indent=1))
         return
     low, high = found.interval
     typer.echo(f"{found.accuracy:.1f} % of {found.images} images right (95 % interval {low:.1f} to {high:.1f})")
     table = Table("class", "right", "images", "%", box=None)
     for name, (right, images) in found.per_class.items():
-        table.add_row(name, str(right), str(images), f"{100 * right / images:.1f}")
+        table.add_row(escape(name), str(right), str(images), f"{100 * right / images:.1f}")
     printed(table)
 
 
@@ -179,7 +184,7 @@ def _refuse_changes(learner: Learner, values: dict, path: Path) -> None:
 
 def _tell(report: LearnReport, display: Display, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(asdict(report), ensure_ascii=False))
+        typer.echo(json.dumps(asdict(report)))
         return
     for name, reason in report.skipped:
         display.note(f"skipped {name}: {reason}")

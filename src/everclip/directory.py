@@ -69,8 +69,9 @@ class Directory:
             raise EverclipError(
                 f"{self.kind} {self.path} is in use by {owner}; wait for it to end or {self.elsewhere}."
             ) from None
-        for leftover in self.path.rglob("*.tmp"):  # of writes that were cut off; nobody else writes here now
-            leftover.unlink()
+        for part in ("", *self.folders):
+            for leftover in (self.path / part).glob("*.tmp"):  # of writes cut off; nobody else writes here now
+                leftover.unlink()
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
         return self
