@@ -88,13 +88,55 @@ def said(answers: list[Prediction]) -> list[dict[tuple[str, str], float]]:
 
 
 def ask(learner: Learner, photos: list[Path], *labels: str, only: bool = False) -> list[dict[tuple[str, str], float]]:
-    return said(learner.predict(photos, labels, only=only, top_k=100))
+    return said(learner.predict(photos, labels, only=only, closed=True, top_k=100))
 
 
 def assert_close(one: list[dict], other: list[dict], tolerance: float) -> None:
     for a, b in zip(one, other, strict=True):
         assert a.keys() == b.keys()
         assert all(abs(a[key] - b[key]) <= tolerance for key in a)
+
+
+# -- what nobody taught ------------------------------------------------------------------------------------------------
+
+
+def dark(folder: Path, count: int = 12) -> list[Path]:
+    """Photographs of a kind that no folder of the tests has."""
+    folder.mkdir()
+    for number in range(count):
+        noise = np.random.default_rng(number).integers(0, 40, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{number}.png")
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.parametrize("method", SETTINGS)
+def test_an_image_of_no_learned_kind_is_not_forced_into_one(
+    new: New, paint: Path, cloth: Path, tmp_path: Path, method: str
+) -> None:
+    learner = new(method, paint, cloth)
+    photos = dark(tmp_path / "dark")
+    for answer in learner.predict(photos, top_k=100):
+        assert (answer.label, answer.task) == (None, "zero-shot")
+        assert answer.probability == answer.route_confidence > 0.5
+        assert sum(p for _, p, _ in answer.top) == pytest.approx(1, abs=1e-5)
+    for answer in learner.predict(photos, closed=True, top_k=100):
+        assert answer.label is not None
+        assert all(label is not None for label, _, _ in answer.top)
+    for answer in learner.predict(photos, ["a house"], top_k=100):
+        assert all(label is not None for label, _, _ in answer.top), "another label takes the place of none"
+
+
+def test_images_of_a_learned_kind_are_known(new: New, paint: Path, cloth: Path, photos: list[Path]) -> None:
+    learner = new("rail", paint, cloth)
+    answers = learner.predict(photos, top_k=100)
+    assert sum(answer.label is not None for answer in answers) >= 0.8 * len(photos)
+    for open_, closed in zip(answers, learner.predict(photos, closed=True, top_k=100), strict=True):
+        none = {label: p for label, p, _ in open_.top}[None]
+        assert {label: p for label, p, _ in open_.top if label is not None} == {
+            label: pytest.approx((1 - none) * p, abs=1e-6) for label, p, _ in closed.top
+        }
+        if none <= 0.5:
+            assert open_.label == closed.label
 
 
 # -- one rule of answers -----------------------------------------------------------------------------------------------
@@ -192,7 +234,7 @@ def test_every_method_that_can_forget_is_tried() -> None:
 def test_one_class_is_enough(new: New, tmp_path: Path, photos: list[Path], method: str) -> None:
     folder = tiny.image_folder(tmp_path / "snow", ["gray"], train=7)
     learner = new(method, folder)
-    answer = learner.predict(photos[0])
+    answer = learner.predict(photos[0], closed=True)
     assert (answer.label, answer.probability, answer.task, answer.route_confidence) == ("gray", 1, "snow", 1)
     assert 0 < learner.predict(photos[0], ["a house"], top_k=2).top[1][1] < 1
 
@@ -493,11 +535,9 @@ def test_files_are_answered_in_batches_and_in_order(
     words = tmp_path / "words.png"
     words.write_text("words")
     sizes = []
-    posterior = learner._posterior
+    features = learner._features
     monkeypatch.setattr(module, "BATCH", 4)
-    monkeypatch.setattr(
-        learner, "_posterior", lambda pixels, asked: sizes.append(len(pixels)) or posterior(pixels, asked)
-    )
+    monkeypatch.setattr(learner, "_features", lambda views: sizes.append(len(views)) or features(views))
     paths = [words, *photos[:7], words, *photos[7:]]
     answers = list(learner.predict_files(paths))
     assert [path for path, _ in answers] == [str(path) for path in paths]

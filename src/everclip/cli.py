@@ -13,9 +13,10 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 # Everything that imports torch is imported inside the commands: `everclip --help` answers at once.
-from everclip import __version__, cli_learner
+from everclip import __version__, cli_learner, cli_serve
 from everclip.cli_data import data_app
-from everclip.cli_options import AsJson, DeviceOption, Setting, given, printed
+from everclip.cli_options import AsJson, DeviceOption, Setting, given
+from everclip.display import printed
 from everclip.errors import EverclipError
 
 app = typer.Typer(
@@ -183,7 +184,9 @@ def selectors(as_json: AsJson = False) -> None:
     _catalog(SELECTORS, as_json, ("summary", "upper_bound"))
 
 
-for command in (cli_learner.learn, cli_learner.predict, cli_learner.show, cli_learner.forget, cli_learner.evaluate):
+for command in (
+    cli_learner.learn, cli_learner.predict, cli_learner.show, cli_learner.forget, cli_learner.evaluate, cli_serve.serve,
+):  # fmt: skip
     app.command()(command)
 
 

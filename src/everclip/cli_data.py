@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from everclip.display import Display, show
+from everclip.display import Display, printed
 from everclip.errors import InputError
 
 # What imports torch is imported inside the commands, as in `cli`.
@@ -34,7 +34,7 @@ def list_sets(root: Root = None) -> None:
         source = "download" if published.fetch else "by hand"
         there = "yes" if (folder / name).is_dir() else "no"
         rows.append((name, benchmarks, published.classes, published.train, published.test, source, there))
-    show(_table(("set", "used by", "classes", "train", "test", "source", f"in {folder}"), rows))
+    printed(_table(("set", "used by", "classes", "train", "test", "source", f"in {folder}"), rows))
 
 
 @data_app.command("prepare")
@@ -62,7 +62,7 @@ def prepare_sets(
         ]
         rows.append((name, outcome.state, *cells))
         problems += [outcome.problem] if outcome.problem else []
-    show(_table(("set", "state", *complete._fields), rows))
+    printed(_table(("set", "state", *complete._fields), rows))
     for problem in problems:
         typer.echo(f"everclip: {problem}", err=True)
     raise typer.Exit(1 if problems else 0)

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 # Everything that imports torch is imported inside the commands: `everclip --help` answers at once.
-from everclip.cli_options import DeviceOption, Setting, given, printed
+from everclip.cli_options import DeviceOption, Setting, given
+from everclip.display import Display, printed
 from everclip.errors import EverclipError, InputError
 
 if TYPE_CHECKING:
-    from everclip.display import Display
     from everclip.learner import Learner, LearnReport, Prediction
 
 ModelDir = Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="The learner's directory; `learn` makes it.")]
@@ -40,7 +40,6 @@ def learn(
 ) -> None:
     """Learn a folder of images, a new task or more of a known one; the images are not needed afterwards."""
     from everclip.data import read_folder
-    from everclip.display import Display
     from everclip.learner import Learner, LearnerDirectory
 
     chosen = {"backbone": backbone, "method": method}
@@ -65,13 +64,13 @@ def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Files, or folders of them at any depth.")],
     labels: Annotated[str | None, typer.Option(metavar="A,B,…", help="What else it may be.")] = None,
     only: Annotated[bool, typer.Option("--only", help="It is one of --labels.")] = False,
+    closed: Annotated[bool, typer.Option("--closed", help="It is something learned, whatever it looks like.")] = False,
     top_k: Annotated[int, typer.Option(min=1, help="Candidates to name.")] = 5,
     device: DeviceOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, a line per image.")] = False,
 ) -> None:
     """Say what is on images. A file that can't be read is told and skipped; the exit status is 1 then."""
     from everclip.data import BadImage
-    from everclip.display import Display
     from everclip.learner import Learner
 
     paths = _files(images)
@@ -81,8 +80,9 @@ def predict(
     bad = 0
     # A bar between lines on one screen would only be in their way.
     shown = contextlib.nullcontext(lambda done, total: None) if sys.stdout.isatty() else display.bar("predicting")
+    answers = learner.predict_files(paths, names, only=only, closed=closed, top_k=top_k)
     with shown as bar:
-        for done, (path, answer) in enumerate(learner.predict_files(paths, names, only=only, top_k=top_k), 1):
+        for done, (path, answer) in enumerate(answers, 1):
             bar(done, len(paths))
             if isinstance(answer, BadImage):
                 bad += 1
@@ -92,9 +92,13 @@ def predict(
                 typer.echo(json.dumps({"path": path, **content}))  # in ASCII: a path may be no valid text
             elif not isinstance(answer, BadImage):
                 readable = path.encode(errors="backslashreplace").decode()
-                typer.echo(f"{readable}: {', '.join(f'{label} {p:.1%} ({task})' for label, p, task in answer.top)}")
+                typer.echo(f"{readable}: {', '.join(_named(*candidate) for candidate in answer.top)}")
     if bad:
         raise EverclipError(f"{bad} of {len(paths)} files can't be used; the others are answered.")
+
+
+def _named(label: str | None, probability: float, task: str) -> str:
+    return f"{label} {probability:.1%} ({task})" if label is not None else f"nothing learned {probability:.1%}"
 
 
 def show(model_dir: ModelDir, as_json: AsJson = False) -> None:
@@ -147,7 +151,6 @@ def evaluate(model_dir: ModelDir, folder: Labeled, device: DeviceOption = None, 
     from rich.markup import escape
     from rich.table import Table
 
-    from everclip.display import Display
     from everclip.learner import Learner
 
     display = Display()

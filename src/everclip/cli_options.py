@@ -1,4 +1,4 @@
-"""What the commands share: options, settings, printing."""
+"""What the commands share: options and settings."""
 
 from __future__ import annotations
 
@@ -38,13 +38,3 @@ def given(options: dict[str, Any], settings: list[str]) -> dict[str, Any]:
                 f"--set {setting}: '{value}' is not a value (a number, a word, or a list [a, b])."
             ) from error
     return values
-
-
-def printed(renderable: Any) -> None:
-    """Print a table or a text on standard output."""
-    from rich.console import Console
-
-    console = Console()
-    # Piped into a file there is no screen to fit: do not squeeze the table.
-    console.width = console.width if console.is_terminal else 200
-    console.print(renderable)

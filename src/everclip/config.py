@@ -72,7 +72,7 @@ class Config:
         given, values = values, layered({**stream_defaults(str(values["stream"])), **method.defaults}, values)
         selector = selector_class(str(values.get("selector", Protocol().selector)))
         models = (Setup, Protocol, TrainingConfig, method.Config, selector.Config)
-        check_names(given, models, method.name)
+        check_names(given, models, f"method '{method.name}'")
         return Config(*(validated(model, values) for model in models))
 
     def flat(self) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def layered(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
     return {name: value for name, value in below.items() if name not in replaced} | dict(above)
 
 
-def check_names(given: Iterable[str], models: Sequence[type[BaseModel]], method: str) -> None:
+def check_names(given: Iterable[str], models: Sequence[type[BaseModel]], whose: str) -> None:
     """Refuse a setting that none of the sections has.
 
     Raises:
@@ -96,7 +96,7 @@ def check_names(given: Iterable[str], models: Sequence[type[BaseModel]], method:
     known = [name for model in models for name in model.model_fields]
     for name in given:
         if name not in known:
-            raise InputError(f"'{name}' is no setting of method '{method}'; valid are: {', '.join(known)}.")
+            raise InputError(f"'{name}' is no setting of {whose}; valid are: {', '.join(known)}.")
 
 
 def validated(model: type[BaseModel], values: Mapping[str, Any]) -> Any:

@@ -51,7 +51,7 @@ class Display:
         )
 
 
-def show(result: RenderableType) -> None:
+def printed(result: RenderableType) -> None:
     """Print a command's result on standard output; piped into a file there is no screen to squeeze a table into."""
     console = Console()
     console.width = console.width if console.is_terminal else 200

@@ -6,7 +6,7 @@ from everclip.data.decode import IMAGE_SUFFIXES, load_rgb
 from everclip.data.embeddings import EmbeddingData, LabeledEmbeddings, read_embeddings
 from everclip.data.folders import FolderImages, ImageFolder, read_folder, read_unlabeled
 from everclip.data.given import DatasetImages, GivenImage, GivenImages, LabeledDataset, LabeledImages, labeled_images
-from everclip.data.images import DecodedImages, Images, View, ViewedImages, decoded, viewed, views
+from everclip.data.images import DecodedImages, Images, View, ViewedImages, decoded, view_pixels, viewed, views
 from everclip.data.names import DEFAULT_TEMPLATES, check_class_names, check_encodable, check_templates, plain_name
 from everclip.data.source import BadImage, ImageSource, Joined, Reduced, few_shot, split
 from everclip.data.texts import read_texts
@@ -50,6 +50,7 @@ __all__ = [
     "split",
     "streamed_cache",
     "training_batch",
+    "view_pixels",
     "viewed",
     "views",
 ]

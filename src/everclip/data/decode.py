@@ -29,7 +29,7 @@ IMAGE_SUFFIXES = frozenset(suffix for suffix, name in Image.registered_extension
 """The lower-case file suffixes, with their dot, that are taken for images."""
 
 
-def load_rgb(path_or_bytes: str | Path | bytes, name: str) -> Image.Image:
+def load_rgb(path_or_bytes: str | Path | bytes, name: str, most: int = MAX_PIXELS) -> Image.Image:
     """Decode one image: its first frame, turned as its EXIF orientation says, in mode RGB.
 
     Transparency is laid on white. 16-bit gray is scaled from its full range to 8 bits; 32-bit and floating
@@ -38,6 +38,7 @@ def load_rgb(path_or_bytes: str | Path | bytes, name: str) -> Image.Image:
     Args:
         path_or_bytes: the file, or its content.
         name: what a refusal calls the image.
+        most: pixels; an image with more is refused from its header.
 
     Raises:
         BadImage: the file is missing, unreadable, empty, no image, damaged, or too large.
@@ -47,25 +48,25 @@ def load_rgb(path_or_bytes: str | Path | bytes, name: str) -> Image.Image:
         raise BadImage(name, "the file is empty")
     try:
         image = Image.open(io.BytesIO(content), formats=_FORMATS)
-        return as_rgb(image, name)
+        return as_rgb(image, name, most)
     except (BadImage, MemoryError):
         raise
     except UnidentifiedImageError as error:
         raise BadImage(name, "the content is not an image of a known format") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BadImage(name, _too_large()) from error
+        raise BadImage(name, _too_large(most)) from error
     except Exception as error:
         # Decoders meet damaged bytes with whatever comes: OSError, SyntaxError, struct.error, IndexError, ...
         raise BadImage(name, f"the image is damaged or cut short ({error})") from error
 
 
-def as_rgb(image: Image.Image, name: str) -> Image.Image:
+def as_rgb(image: Image.Image, name: str, most: int = MAX_PIXELS) -> Image.Image:
     """An opened image as `load_rgb` gives it: upright, in mode RGB.
 
     Raises:
         BadImage: it is too large, or has no pixels to be shown.
     """
-    _check_size(image, name)
+    _check_size(image, name, most)
     image.load()
     return _to_rgb(_upright(image), name)
 
@@ -81,14 +82,14 @@ def _read(path: str | Path, name: str) -> bytes:
         raise BadImage(name, f"the file cannot be read ({error.strerror})") from error
 
 
-def _too_large() -> str:
-    return f"the image has more than {MAX_PIXELS // 1_000_000} megapixels"
+def _too_large(most: int) -> str:
+    return f"the image has more than {most / 1e6:g} megapixels"
 
 
-def _check_size(image: Image.Image, name: str) -> None:
+def _check_size(image: Image.Image, name: str, most: int) -> None:
     short, long = sorted(image.size)
-    if short * long > MAX_PIXELS:
-        raise BadImage(name, _too_large())
+    if short * long > most:
+        raise BadImage(name, _too_large(most))
     if long > MAX_ASPECT * short:
         raise BadImage(name, f"the image is too narrow ({image.width} x {image.height} pixels)")
 

@@ -131,7 +131,7 @@ def viewed(source: ImageSource, view: View, workers: int = 2, progress: Progress
         ValueError: the view returned another size than it states.
     """
 
-    transform = partial(_pixels, view=view)
+    transform = partial(view_pixels, view=view)
     return ViewedImages(source, *_cached(source, f"view {view.key}", transform, workers, progress))
 
 
@@ -174,7 +174,7 @@ def views(source: ImageSource, view: View, workers: int = 2) -> Iterator[np.ndar
 
     def load(position: int) -> np.ndarray | BadImage:
         try:
-            return _pixels(source.decode(position), view)
+            return view_pixels(source.decode(position), view)
         except BadImage as error:
             return error
 
@@ -182,7 +182,8 @@ def views(source: ImageSource, view: View, workers: int = 2) -> Iterator[np.ndar
         yield from _in_order(pool, load, len(source))
 
 
-def _pixels(image: Image.Image, view: View) -> np.ndarray:
+def view_pixels(image: Image.Image, view: View) -> np.ndarray:
+    """What the tower sees of an RGB image: (3, S, S) uint8."""
     pixels = np.asarray(view(image))
     if pixels.shape != (view.size, view.size, 3):
         raise ValueError(f"the view {view.key} states size {view.size} but returned {pixels.shape}")

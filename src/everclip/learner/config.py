@@ -72,7 +72,7 @@ class LearnerConfig:
         if method.routed:
             sections["routing"] = Routing
             sections["selector_settings"] = selector_class(_selector(values)).Config
-        check_names(values, list(sections.values()), method.name)
+        check_names(values, list(sections.values()), f"method '{method.name}'")
         if values.get("fusion") == "published":
             raise InputError("fusion=published says no probabilities, which a learner answers with; leave it out.")
         known = {name for model in sections.values() for name in model.model_fields}

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from everclip.analytic import Statistics
 from everclip.answers import routed, shares
 from everclip.data import LabeledEmbeddings
 from everclip.errors import InputError
@@ -23,6 +24,7 @@ from everclip.learner.lessons import Increment, Lesson
 from everclip.learner.questions import ZERO_SHOT, Question, question
 from everclip.material import Material
 from everclip.methods import ORIGINAL, Method, method_class
+from everclip.novelty import Familiarity, Known
 from everclip.selectors import Selector, selector_class
 from everclip.streams import TaskInfo
 from everclip.training import Trainer, TrainingSet, accumulate, mix
@@ -116,7 +118,7 @@ class Knowledge:
             # What is held out calibrates the selector: training images fit better than new ones will.
             held_out = torch.from_numpy(sample.embeddings) if len(sample) else None
             grown.selector.fit(info, lesson.features[kept], labels[kept], held_out)
-        grown.increments = (*self.increments, Increment(info, lesson.task, len(labels), sample, {}))
+        grown.increments = (*self.increments, Increment(info, lesson.task, len(labels), sample, lesson.statistics, {}))
         accuracy = grown._accuracy(lesson)
         grown.increments = (*self.increments, replace(grown.increments[-1], accuracy=accuracy))
         return grown
@@ -144,6 +146,17 @@ class Knowledge:
 
     # -- answering -------------------------------------------------------------------------------------------------
 
+    def question(self, labels: Sequence[str], only: bool = False, closed: bool = False) -> Question:
+        """What images are scored against; see `questions.question`.
+
+        Raises:
+            InputError: nothing is learned, and no label is given.
+        """
+        asked = question(self.increments, labels, only, closed)
+        if not asked.tasks:
+            raise InputError("nothing is learned yet, so there is nothing to answer with; learn a task or give labels.")
+        return asked
+
     @torch.no_grad()
     def posterior(self, asked: Question, features: Tensor, views: np.ndarray | None) -> Tensor:
         """p(c|x) over the candidates, by the rule of `answers`.
@@ -154,8 +167,15 @@ class Knowledge:
             views: the images themselves (B, 3, S, S) uint8; needed unless `answers_from_features`.
 
         Returns:
-            (B, candidates); rows sum to 1.
+            (B, candidates), and of an open question one more column at the end: none of them. Rows sum to 1.
         """
+        p = self._among_candidates(asked, features, views)
+        if not asked.open:
+            return p
+        known = self._familiarity.probability(F.normalize(features, dim=-1)).to(p.dtype)[:, None]
+        return torch.cat([known * p, 1 - known], dim=1)
+
+    def _among_candidates(self, asked: Question, features: Tensor, views: np.ndarray | None) -> Tensor:
         method, classes = self.method, asked.classes
         scale = method.backbone.logit_scale.cpu()
         embeddings = F.normalize(features, dim=-1)
@@ -181,8 +201,16 @@ class Knowledge:
         if self.selector is not None:
             names = [*(increment.task for increment in self.increments), ZERO_SHOT]
             return [names[route] for route in self._route_probabilities(features).argmax(dim=1).tolist()]
-        asked = question(self.increments)
+        asked = question(self.increments, closed=True)
         return [asked.tasks[column] for column in self.posterior(asked, features, None).argmax(dim=1).tolist()]
+
+    @cached_property
+    def _familiarity(self) -> Familiarity:
+        """How to tell an image of a learned kind, of whatever task, from others."""
+        tasks: dict[str, list[Increment]] = {}
+        for increment in self.increments:
+            tasks.setdefault(increment.task, []).append(increment)
+        return Familiarity([_known(increments) for increments in tasks.values()])
 
     @cached_property
     def answers_from_features(self) -> bool:
@@ -213,7 +241,7 @@ class Knowledge:
 
     def _accuracy(self, lesson: Lesson) -> dict[str, float | None]:
         """Percent right on what was held out of each task, all learned classes being candidates; see `Increment`."""
-        asked = question(self.increments)
+        asked = question(self.increments, closed=True)
         right: dict[str, list[bool]] = {increment.task: [] for increment in self.increments}
         for increment in self.increments:
             newest = increment.info is lesson.info
@@ -223,3 +251,15 @@ class Knowledge:
                 truth = asked.classes.columns[increment.info.index][torch.from_numpy(increment.held_out.labels)]
                 right[increment.task] += (answer == truth).tolist()
         return {task: 100 * sum(hits) / len(hits) if hits else None for task, hits in right.items()}
+
+
+def _known(increments: Sequence[Increment]) -> Known:
+    """What is known of a task, from all its increments."""
+    parts = [increment.statistics for increment in increments]
+    statistics = Statistics(
+        torch.stack([part.gram for part in parts]).sum(dim=0),
+        torch.cat([part.sums for part in parts]),
+        torch.cat([part.counts for part in parts]),
+    )
+    held_out = [torch.from_numpy(increment.held_out.embeddings) for increment in increments]
+    return Known(statistics, F.normalize(torch.cat(held_out), dim=-1))

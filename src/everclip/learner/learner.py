@@ -6,7 +6,8 @@
     learner.save("model")
 
 An answer is p(c|x) over all learned classes and any labels that are asked for, by the rule of `answers`: a label that
-nobody taught keeps the probability that the original CLIP gives it, and what was learned shares the rest.
+nobody taught keeps the probability that the original CLIP gives it, and what was learned shares the rest. Without such
+labels the answer may be None: an image of no learned kind (`novelty`) is not forced into one.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from scipy.stats import binomtest
 from torch import Tensor
 
@@ -35,6 +37,7 @@ from everclip.data import (
     check_templates,
     labeled_images,
     plain_name,
+    view_pixels,
     views,
 )
 from everclip.display import Display
@@ -46,7 +49,7 @@ from everclip.learner.config import DEFAULT_METHOD, LearnerConfig
 from everclip.learner.directory import LearnerDirectory
 from everclip.learner.knowledge import Knowledge
 from everclip.learner.lessons import lesson
-from everclip.learner.questions import ZERO_SHOT, Question, checked_labels, predictions, question
+from everclip.learner.questions import ZERO_SHOT, Asked, Question, checked_labels, predictions
 from everclip.learner.reports import Evaluation, ForgetReport, LearnedTask, LearnReport, Prediction
 from everclip.learner.storing import about, read, write
 from everclip.material import Material
@@ -61,7 +64,8 @@ LearnableImages = str | Path | Sequence[tuple[GivenImage, str]] | LabeledDataset
 class Learner:
     """A CLIP model that learns task after task, answers without being told the task, and forgets on demand.
 
-    Made by `create`, `load` or `from_pretrained`. Not to be used by several threads at once.
+    Made by `create`, `load` or `from_pretrained`. One thread may answer while another one learns or forgets: until that
+    is done, answers are those from before.
     """
 
     def __init__(self, knowledge: Knowledge, display: Display | None = None) -> None:
@@ -190,6 +194,7 @@ class Learner:
         labels: Sequence[str] | None = None,
         *,
         only: bool = False,
+        closed: bool = False,
         top_k: int = 5,
     ) -> Prediction | list[Prediction]:
         """Say what is on an image, or on each image of a list.
@@ -199,6 +204,8 @@ class Learner:
             labels: what else it may be, beside all learned classes. A label that equals the name of a learned class, up
                 to case and spaces, is that class; where several tasks have it, each one's.
             only: the answer is one of `labels`.
+            closed: the answer is one of the candidates, even where no `labels` are given and the image shows nothing
+                that was learned.
             top_k: how many candidates to name.
 
         Returns:
@@ -210,20 +217,26 @@ class Learner:
         single = not isinstance(images, list | tuple)
         source = GivenImages([images] if single else images)
         answers = []
-        for answer in self._answers(source, self._question(labels, only), top_k):
+        for answer in self._answers(source, self._question(labels, only, closed), top_k):
             if isinstance(answer, BadImage):
                 raise answer
             answers.append(answer)
         return answers[0] if single else answers
 
     def predict_files(
-        self, paths: Sequence[str | Path], labels: Sequence[str] | None = None, *, only: bool = False, top_k: int = 5
+        self,
+        paths: Sequence[str | Path],
+        labels: Sequence[str] | None = None,
+        *,
+        only: bool = False,
+        closed: bool = False,
+        top_k: int = 5,
     ) -> Iterator[tuple[str, Prediction | BadImage]]:
         """Say what is on each of many files, one after the other; a bad one is an answer, not an end.
 
         Args:
             paths: the files.
-            labels, only, top_k: as for `predict`.
+            labels, only, closed, top_k: as for `predict`.
 
         Returns:
             (path, answer) one after the other, in the order of the paths.
@@ -231,7 +244,7 @@ class Learner:
         Raises:
             InputError: nothing that the answer could be.
         """
-        answers = self._answers(GivenImages(paths), self._question(labels, only), top_k)
+        answers = self._answers(GivenImages(paths), self._question(labels, only, closed), top_k)
         return zip(map(str, paths), answers, strict=True)
 
     def evaluate(self, images: LearnableImages) -> Evaluation:
@@ -244,7 +257,7 @@ class Learner:
             InputError: no usable image.
         """
         given = labeled_images(images, part="test")
-        asked = self._question(given.class_names, only=False)
+        asked = self._question(given.class_names, only=False, closed=True)
         right, skipped = {name: [0, 0] for name in given.class_names}, []
         with self.display.bar("evaluating") as bar:
             for position, answer in enumerate(self._answers(given.source, asked, top_k=1)):
@@ -263,11 +276,8 @@ class Learner:
         per_class = {name: (hits, total) for name, (hits, total) in right.items() if total}
         return Evaluation(count, 100 * correct / count, (low, high), per_class, skipped)
 
-    def _question(self, labels: Sequence[str] | None, only: bool) -> Question:
-        asked = question(self._knowledge.increments, checked_labels(labels, only), only)
-        if not asked.tasks:
-            raise InputError("nothing is learned yet, so there is nothing to answer with; learn a task or give labels.")
-        return asked
+    def _question(self, labels: Sequence[str] | None, only: bool, closed: bool) -> Question:
+        return self._knowledge.question(checked_labels(labels, only), only, closed)
 
     def _answers(self, source: ImageSource, asked: Question, top_k: int) -> Iterator[Prediction | BadImage]:
         if top_k < 1:
@@ -281,16 +291,52 @@ class Learner:
             batch.append(view)
             if len(batch) == BATCH or position == len(source):
                 good = [each for each in batch if not isinstance(each, BadImage)]
-                answers = iter(predictions(self._posterior(np.stack(good), asked), asked, top_k) if good else ())
+                answers = iter(self._predictions(np.stack(good), asked, top_k) if good else ())
                 for each in batch:
                     yield each if isinstance(each, BadImage) else next(answers)
                 batch = []
 
+    def _predictions(self, views: np.ndarray, asked: Question, top_k: int) -> list[Prediction]:
+        return predictions(self._knowledge.posterior(asked, self._features(views), views), asked, top_k)
+
+    def view(self, image: Image.Image) -> np.ndarray:
+        """What the image tower sees of an image (mode RGB): (3, S, S) uint8."""
+        return view_pixels(image, self._backbone.view)
+
+    def check(self, labels: Sequence[str] | None, *, only: bool = False, closed: bool = False, top_k: int = 5) -> None:
+        """Refuse now what `predict` would refuse.
+
+        Raises:
+            InputError: as `predict`, of the images apart.
+        """
+        self._answers(GivenImages([]), self._question(labels, only, closed), top_k)
+
+    def answer_each(self, asked: Sequence[Asked]) -> list[Prediction | InputError]:
+        """Answer images that are each asked about in a way of their own, in one forward pass.
+
+        Returns:
+            In their order, for each an answer, or what is wrong with the question.
+        """
+        knowledge = self._knowledge  # one and the same for all, whatever is learned meanwhile
+        views = np.stack([each.view for each in asked])
+        features = self._features(views)
+        ways: dict[tuple, list[int]] = {}
+        for row, each in enumerate(asked):
+            ways.setdefault((each.labels, each.only, each.closed, each.top_k), []).append(row)
+        answers: dict[int, Prediction | InputError] = {}
+        for (labels, only, closed, top_k), rows in ways.items():
+            try:
+                said = knowledge.question(checked_labels(labels, only), only, closed)
+                p = knowledge.posterior(said, features[rows], views[rows])
+                answers |= zip(rows, predictions(p, said, top_k), strict=True)
+            except InputError as error:
+                answers |= dict.fromkeys(rows, error)
+        return [answers[row] for row in range(len(asked))]
+
     @torch.no_grad()
-    def _posterior(self, pixels: np.ndarray, asked: Question) -> Tensor:
-        """p(c|x) (B, candidates) of views (B, 3, S, S) uint8."""
-        features = self._backbone.encode_image(self._backbone.pixels(torch.from_numpy(pixels))).cpu()
-        return self._knowledge.posterior(asked, features, pixels)
+    def _features(self, views: np.ndarray) -> Tensor:
+        """Frozen features (B, D) of views (B, 3, S, S) uint8."""
+        return self._backbone.encode_image(self._backbone.pixels(torch.from_numpy(views))).cpu()
 
     # -- on disk and on the Hub ------------------------------------------------------------------------------------
 
@@ -310,7 +356,11 @@ class Learner:
         with directory:
             if directory.exists() and not replace:
                 raise InputError(f"{directory.path} holds a learner already; load it, or {directory.elsewhere}.")
-            write(self._knowledge, directory)
+            self.save_in(directory)
+
+    def save_in(self, directory: LearnerDirectory) -> None:
+        """`save` to a directory whose lock the caller holds."""
+        write(self._knowledge, directory)
 
     @classmethod
     def load(
@@ -348,7 +398,7 @@ class Learner:
         with directory:
             learner = cls(read(directory, None, device), display)
             yield learner
-            write(learner._knowledge, directory)
+            learner.save_in(directory)
 
     def push_to_hub(self, repo_id: str, token: str | None = None) -> None:
         """Upload to a repository of the Hugging Face Hub, with its model card.

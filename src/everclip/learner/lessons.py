@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from everclip.analytic import Statistics
 from everclip.data import (
     DEFAULT_TEMPLATES,
     ImageSource,
@@ -37,6 +40,8 @@ class Increment:
         task: what users call the task.
         images: how many it had, held-out ones included.
         held_out: frozen features (n, D) of images that were not learned from, and their classes within the increment.
+        statistics: of the normalized frozen features of the images that were learned from: they tell whether an image
+            is of a learned kind.
         accuracy: task → percent right on its held-out images when this increment was learned; None where it could not
             be measured (no image held out, or a method that would have to see images which are gone).
     """
@@ -45,6 +50,7 @@ class Increment:
     task: str
     images: int
     held_out: LabeledEmbeddings
+    statistics: Statistics
     accuracy: dict[str, float | None]
 
     @property
@@ -81,6 +87,14 @@ class Lesson:
     def sample(self) -> LabeledEmbeddings:
         """What is held out, as the learner keeps it."""
         return LabeledEmbeddings(self.features[self.held_out].numpy(), self.labels[self.held_out])
+
+    @property
+    def statistics(self) -> Statistics:
+        """See `Increment`."""
+        statistics = Statistics.empty(len(self.info.class_names), self.features.shape[1])
+        x = F.normalize(self.features[self.kept], dim=-1).double()
+        statistics.add_(x, torch.from_numpy(self.labels[self.kept]))
+        return statistics
 
 
 def lesson(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,16 +31,38 @@ class Question:
         asked: these labels, where there are any.
         candidates: which classes may be the answer (C,), bool.
         tasks: what users call the task of each class, `zero-shot` for labels never learned.
+        open: the answer may be that it is nothing of what was learned.
     """
 
     classes: Classes
     asked: TaskInfo | None
     candidates: Tensor
     tasks: list[str]
+    open: bool
 
 
-def question(learned: Sequence[Increment], labels: Sequence[str] = (), only: bool = False) -> Question:
+@dataclass(frozen=True)
+class Asked:
+    """An image and what is asked about it; see `Learner.predict`.
+
+    Attributes:
+        view: what the image tower sees of it (3, S, S) uint8.
+        labels, only, closed, top_k: as there.
+    """
+
+    view: np.ndarray
+    labels: tuple[str, ...] = ()
+    only: bool = False
+    closed: bool = False
+    top_k: int = 5
+
+
+def question(
+    learned: Sequence[Increment], labels: Sequence[str] = (), only: bool = False, closed: bool = False
+) -> Question:
     """All learned classes and these labels, or these labels only.
+
+    Where nothing but learned classes can be the answer, the question is open, unless it is `closed`.
 
     A label that equals the name of a learned class, up to case and spaces, is that class; where several tasks have it,
     each one's.
@@ -55,7 +78,8 @@ def question(learned: Sequence[Increment], labels: Sequence[str] = (), only: boo
     classes = Classes([*infos, *([asked] if asked else [])])
     candidates = torch.tensor([not only or plain_name(name) in given for name in classes.names], dtype=torch.bool)
     called = {increment.space: increment.task for increment in learned}
-    return Question(classes, asked, candidates, [called.get(space, ZERO_SHOT) for space, _ in classes.keys])
+    tasks = [called.get(space, ZERO_SHOT) for space, _ in classes.keys]
+    return Question(classes, asked, candidates, tasks, bool(learned) and not (closed or only or others))
 
 
 def checked_labels(labels: Sequence[str] | None, only: bool) -> list[str]:
@@ -77,13 +101,23 @@ def checked_labels(labels: Sequence[str] | None, only: bool) -> list[str]:
 
 
 def predictions(p: Tensor, asked: Question, top_k: int) -> list[Prediction]:
-    """Probabilities (B, candidates) → answers."""
+    """What `Knowledge.posterior` says → answers."""
     columns = asked.candidates.nonzero().flatten().tolist()
-    names, tasks = [asked.classes.names[c] for c in columns], [asked.tasks[c] for c in columns]
+    names: list[str | None] = [asked.classes.names[c] for c in columns]
+    tasks = [asked.tasks[c] for c in columns]
+    if asked.open:
+        names.append(None)
+        tasks.append(ZERO_SHOT)
     numbers = {task: number for number, task in enumerate(dict.fromkeys(tasks))}
     owner = torch.tensor([numbers[task] for task in tasks])
     of_task = p.new_zeros(len(p), len(numbers)).index_add_(1, owner, p)
-    ordered, places = p.sort(dim=1, descending=True, stable=True)  # of equals the first, as argmax has it
+    key = p
+    if asked.open:
+        # A doubt spread over many classes is no sign that it is none of them: None is the answer above one half only.
+        none, best = p[:, -1:], p[:, :-1].amax(dim=1, keepdim=True)
+        key = torch.cat([p[:, :-1], torch.where(none > 0.5, none, torch.minimum(none, best))], dim=1)
+    places = key.argsort(dim=1, descending=True, stable=True)  # of equals the first, as argmax has it
+    ordered = p.gather(1, places)
     answers = []
     for row, place in enumerate(places[:, :top_k].tolist()):
         chances = ordered[row, :top_k].tolist()

@@ -10,18 +10,20 @@ class Prediction:
     """What is on an image.
 
     Attributes:
-        label: the most probable candidate.
+        label: the most probable candidate; None: it is more likely than not that the image shows nothing
+            that was learned, and no other label was given.
         probability: of that label in that task, 0 to 1.
-        task: the label's; `zero-shot` for a label that was never learned.
+        task: the label's; `zero-shot` for a label that was never learned, and for None.
         route_confidence: the probability of that task, 0 to 1: the sum over its candidates.
-        top: (label, probability, task) of the most probable candidates, most probable first.
+        top: (label, probability, task) of the most probable candidates, most probable first; None is no first
+            one unless it is the answer.
     """
 
     label: str | None
     probability: float
     task: str
     route_confidence: float
-    top: list[tuple[str, float, str]]
+    top: list[tuple[str | None, float, str]]
 
 
 @dataclass(frozen=True)

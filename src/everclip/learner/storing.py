@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from everclip import __version__
+from everclip.analytic import Statistics, pack_symmetric, unpack_symmetric
 from everclip.backbone import Backbone, resolve_device
 from everclip.data import LabeledEmbeddings
 from everclip.errors import EverclipError
@@ -20,7 +21,7 @@ from everclip.learner.knowledge import Knowledge
 from everclip.learner.lessons import Increment
 from everclip.streams import TaskInfo
 
-HELD_OUT, METHOD = "held_out.", "method."
+HELD_OUT, STATISTICS, METHOD = "held_out.", "statistics.", "method."
 """What the names of an increment's tensors begin with."""
 
 
@@ -54,6 +55,9 @@ def write(knowledge: Knowledge, directory: LearnerDirectory) -> None:
         parts[f"increment-{index}"] = {
             f"{HELD_OUT}embeddings": torch.from_numpy(sample.embeddings),
             f"{HELD_OUT}labels": torch.from_numpy(sample.labels),
+            f"{STATISTICS}gram": pack_symmetric(increment.statistics.gram),
+            f"{STATISTICS}sums": increment.statistics.sums,
+            f"{STATISTICS}counts": increment.statistics.counts,
             **{f"{METHOD}{name}": tensor for name, tensor in tensors.items()},
         }
     kept = about(knowledge)
@@ -87,7 +91,9 @@ def read(directory: LearnerDirectory, backbone: str | None, device: str) -> Know
         known_as = tuple((space, number) for space, number in entry["known_as"])
         info = TaskInfo(index, entry["name"], tuple(entry["class_names"]), tuple(entry["templates"]), known_as)
         sample = LabeledEmbeddings(tensors[f"{HELD_OUT}embeddings"].numpy(), tensors[f"{HELD_OUT}labels"].numpy())
-        increments.append(Increment(info, entry["task"], entry["images"], sample, entry["accuracy"]))
+        parts = _named(tensors, STATISTICS)
+        statistics = Statistics(unpack_symmetric(parts["gram"]), parts["sums"], parts["counts"])
+        increments.append(Increment(info, entry["task"], entry["images"], sample, statistics, entry["accuracy"]))
         sealed.append(_named(tensors, METHOD))
     blank = Knowledge(config, FrozenFeatures(model))
     return blank.restored(increments, sealed, kept.parts.get("working", {}), kept.parts.get("selector", {}))

@@ -1,0 +1,96 @@
+"""Is an image of any kind that was learned? A distance to what is known, read as a probability.
+
+Class means and one covariance of the frozen embeddings of every task are kept: statistics that sum, so that a task can
+be left out exactly. Leaving each out in turn shows what images of no learned kind look like, and no image of the
+outside is needed to calibrate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+
+from everclip.analytic import ROUNDING, Statistics, distances, scatter_around, shrunk
+
+USUAL = 0.95
+"""Of a single task, nothing shows what is unknown: this share of its own images counts as known."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of one task.
+
+    Attributes:
+        statistics: of its training images' normalized embeddings.
+        held_out: normalized embeddings (n, D) of other images of it.
+    """
+
+    statistics: Statistics
+    held_out: Tensor
+
+
+class Familiarity:
+    """p(x is of a learned kind) = σ(a · distance + b), a ≤ 0.
+
+    The distance is Mahalanobis's to the nearest class mean under one covariance (Lee et al. 2018, arXiv 1807.03888). a
+    and b are fitted to held-out images, known and unknown counting alike: an image is unknown to what remains when its
+    own task is left out.
+
+    Args:
+        known: the learned tasks, at least one.
+    """
+
+    def __init__(self, known: Sequence[Known]) -> None:
+        self._means, self._precision = _fit([task.statistics for task in known])
+        near, far = [], []
+        for task in known if len(known) > 1 else []:
+            others = [other for other in known if other is not task]
+            means, precision = _fit([other.statistics for other in others])
+            near.append(_distance(torch.cat([other.held_out for other in others]), means, precision))
+            far.append(_distance(task.held_out, means, precision))
+        if not near:
+            near.append(self._distance(known[0].held_out))
+        self._slope, self._offset = _calibrated(torch.cat(near).numpy(), torch.cat([*far, near[0][:0]]).numpy())
+
+    def probability(self, x: Tensor) -> Tensor:
+        """Normalized embeddings (B, D) → p (B,), float64."""
+        return torch.sigmoid(self._slope * self._distance(x) + self._offset)
+
+    def _distance(self, x: Tensor) -> Tensor:
+        return _distance(x, self._means, self._precision)
+
+
+def _fit(parts: Sequence[Statistics]) -> tuple[Tensor, Tensor]:
+    """Means (C, D) of the classes that have images, and the inverse of their shared covariance (D, D)."""
+    sums, counts = torch.cat([part.sums for part in parts]), torch.cat([part.counts for part in parts])
+    sums, counts = sums[counts > 0], counts[counts > 0]
+    means = sums / counts[:, None]
+    gram = torch.stack([part.gram for part in parts]).sum(dim=0)
+    scatter = scatter_around(means, counts, gram)
+    if float(scatter.trace()) <= ROUNDING * float(gram.trace()):  # a single image of every class: no spread to measure
+        scatter = torch.eye(len(gram), dtype=gram.dtype) * gram.trace()
+    return means, torch.linalg.inv(shrunk(scatter, int(counts.sum())))
+
+
+def _distance(x: Tensor, means: Tensor, precision: Tensor) -> Tensor:
+    """Distance (B,) of x (B, D) to the nearest mean, in units of the typical one in D dimensions."""
+    return (distances(x.double(), means, precision).amin(dim=1) / x.shape[1]).sqrt()
+
+
+def _calibrated(near: np.ndarray, far: np.ndarray) -> tuple[float, float]:
+    """Slope and offset of the log-odds in the distance; by default `USUAL` of the known ones count as known."""
+    if not len(near):  # no image to judge by: everything counts as known
+        return 0.0, float("inf")
+    if len(far):
+        found = LogisticRegression(C=100.0, class_weight="balanced").fit(
+            np.concatenate([near, far])[:, None], np.repeat([1, 0], [len(near), len(far)])
+        )
+        if found.coef_[0, 0] < 0:
+            return float(found.coef_[0, 0]), float(found.intercept_[0])
+    spread = float(near.std()) or 1.0
+    return -1 / spread, float(np.quantile(near, USUAL)) / spread
