@@ -1,4 +1,4 @@
-"""The demo: one small stream of drawn images, every kind of learner, side by side."""
+"""The demo: one small stream of drawn images, and what three ways to meet it make of it, side by side."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from everclip.display import Display
 from everclip.recipes import read_recipe
 from everclip.report import Comparison, compare
 
-METHODS = ("zero-shot", "finetune", "joint", "separate")
+METHODS = ("zero-shot", "finetune", "moe-adapters")
 
 
 def run(out: Path, display: Display) -> Comparison:
