@@ -102,6 +102,18 @@ def test_classes_are_encoded_once(backbone, monkeypatch):
     assert not torch.equal(features.classes(["cat", "dog"], ["{}"]), first)
 
 
+def test_class_lists_without_end_do_not_fill_the_memory(backbone, monkeypatch):
+    monkeypatch.setattr("everclip.features.CLASS_LISTS", 3)
+    features = FrozenFeatures(backbone)
+    first = features.classes(["cat"], ["{}"])
+    for number in range(5):
+        features.classes([f"cat {number}"], ["{}"])
+    assert features._classes.cache_info().currsize == 3
+    again = features.classes(["cat"], ["{}"])
+    assert again is not first
+    assert torch.equal(again, first)
+
+
 def test_embed_images_takes_rows_in_batches(backbone, tmp_path):
     images = images_of(tmp_path / "a", backbone)
     sizes = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import numpy as np
@@ -22,6 +22,9 @@ from everclip.prompts import class_tokens, encode_classes, encode_texts
 
 BATCH = 256
 """Images per forward pass without gradient."""
+
+CLASS_LISTS = 1024
+"""Lists of classes whose embeddings are kept in memory."""
 
 Feed = Literal["images", "embeddings", "tokens"]
 """What a method is fed: pixels (B, 3, S, S), or frozen features: embeddings (B, D), output tokens (B, T, D)."""
@@ -90,7 +93,8 @@ class FrozenFeatures:
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
-        self._classes: dict[tuple, Tensor] = {}
+        # Whoever asks with labels of his own at every image must not fill the memory.
+        self._classes = lru_cache(CLASS_LISTS)(self._encoded)
 
     def images(self, data: Images | LabeledEmbeddings) -> Tensor:
         """Un-normalized image features (N, D), float32 on the CPU; read from the cache where it has them.
@@ -142,8 +146,8 @@ class FrozenFeatures:
 
     def classes(self, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
         """Classifier (C, D) of the original CLIP for these classes, on its device."""
-        key = (tuple(class_names), tuple(templates))
-        if key not in self._classes:
-            tokens = class_tokens(self.backbone, class_names, templates)
-            self._classes[key] = encode_classes(self.backbone.encode_text, tokens)
-        return self._classes[key]
+        return self._classes(tuple(class_names), tuple(templates))
+
+    def _encoded(self, class_names: tuple[str, ...], templates: tuple[str, ...]) -> Tensor:
+        tokens = class_tokens(self.backbone, class_names, templates)
+        return encode_classes(self.backbone.encode_text, tokens)
