@@ -18,6 +18,7 @@ from everclip.cli_data import data_app
 from everclip.cli_options import AsJson, DeviceOption, Setting, given
 from everclip.display import printed
 from everclip.errors import EverclipError
+from everclip.memory import keep_freed_memory
 
 app = typer.Typer(
     name="everclip",
@@ -227,6 +228,7 @@ def main(args: list[str] | None = None) -> NoReturn:
         SystemExit: always. 0: done, 1: it failed while working, 2: the request is wrong, 128 + N: stopped by signal N.
     """
     message = ""
+    keep_freed_memory()
     try:
         with _signals_raise():
             status = app(args, prog_name="everclip", standalone_mode=False)
