@@ -252,9 +252,21 @@ def test_learning_rate_per_task(lessons: Lessons):
     method = new_method(Finetune, lessons)
     for each, rate in zip(lessons.training, [0.5, 0.25], strict=True):
         assert Trainer(method, [each], config, SEED, tasks=2, workers=1).base_lr == rate
-    assert TrainingConfig(lr=0.1).lr_of(7, 9) == 0.1
+    assert TrainingConfig(lr=0.1).lr_of(lessons.infos[1], 9) == 0.1
     with pytest.raises(InputError, match="lr lists 2 rates, but the stream has 3 tasks"):
         Trainer(method, lessons.training[:1], config, SEED, tasks=3, workers=1)
+
+
+def test_learning_rates_by_name_follow_the_tasks_in_any_order(lessons: Lessons):
+    paint, cloth = lessons.infos
+    config = recipe(lr={"cloth": 0.25, "paint": "5e-1", "elsewhere": 1})
+    assert [config.lr_of(info, 2) for info in (paint, cloth)] == [0.5, 0.25]
+    method = new_method(Finetune, lessons)
+    assert Trainer(method, lessons.training[1:], config, SEED, tasks=2, workers=1).base_lr == 0.25
+    with pytest.raises(InputError, match="lr names no rate for task 'cloth', only for paint; add one"):
+        recipe(lr={"paint": 1}).lr_of(cloth, 2)
+    with pytest.raises(InputError, match="learns all tasks at once; give it one lr, not 3"):
+        Trainer(new_method(Joint, lessons), lessons.training, config, SEED, tasks=2, workers=1)
 
 
 # -- epochs ------------------------------------------------------------------------------------------------------------

@@ -96,7 +96,8 @@ class Experiment:
                 f"method '{self.method_type.name}' learns from {' or '.join(sorted(self.method_type.reads))}, but "
                 f"stream '{self.stream.name}' gives {self.stream.kind}."
             )
-        config.training.lr_of(0, len(self.stream.tasks))
+        for info in self.stream.infos:
+            config.training.lr_of(info, len(self.stream.infos))
         self.method_type.check_requirements(config.setup)
         unlabeled = read_unlabeled(config.setup.reference) if config.setup.reference else None
         texts = read_texts(config.setup.reference_texts) if config.setup.reference_texts else None

@@ -49,8 +49,9 @@ class TrainingConfig(BaseModel):
     )
     batch: int = Field(32, ge=1, description="images per step")
     warmup: int = Field(15, ge=0, description="steps of linear warm-up before the cosine")
-    lr: Rate | Annotated[list[Rate], Field(min_length=1)] = Field(
-        1e-3, description="peak learning rate, or a list with one per task"
+    lr: Rate | Annotated[list[Rate], Field(min_length=1)] | Annotated[dict[str, Rate], Field(min_length=1)] = Field(
+        1e-3,
+        description="peak learning rate, or a list with one per task, or one per task by name (any order of tasks)",
     )
     weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False, description="AdamW's decoupled weight decay")
     checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints within a task")
@@ -59,19 +60,23 @@ class TrainingConfig(BaseModel):
         """Optimizer steps over a task of N images: iterations, or epochs · N / batch, rounded up."""
         return self.iterations if self.epochs is None else math.ceil(self.epochs * images / self.batch)
 
-    def lr_of(self, task: int, tasks: int) -> float:
-        """Peak learning rate of a task.
+    def lr_of(self, task: TaskInfo, tasks: int) -> float:
+        """Peak learning rate of a task of a stream of so many tasks.
 
         Raises:
-            InputError: a list of another length than the stream.
+            InputError: a list of another length than the stream, or names without this task's.
         """
+        if isinstance(self.lr, dict):
+            if task.name not in self.lr:
+                raise InputError(f"lr names no rate for task '{task.name}', only for {', '.join(self.lr)}; add one.")
+            return self.lr[task.name]
         if not isinstance(self.lr, list):
             return self.lr
         if len(self.lr) != tasks:
             raise InputError(
                 f"lr lists {len(self.lr)} rates, but the stream has {tasks} tasks; give one rate or {tasks}."
             )
-        return self.lr[task]
+        return self.lr[task.index]
 
 
 def lr_at(step: int, base: float, warmup: int, total: int) -> float:
@@ -158,7 +163,7 @@ class Trainer:
     def __init__(
         self, method: Method, sets: list[TrainingSet], config: TrainingConfig, seed: int, tasks: int, workers: int
     ) -> None:
-        if len(sets) > 1 and isinstance(config.lr, list):
+        if len(sets) > 1 and not isinstance(config.lr, float):
             raise InputError(f"method '{method.name}' learns all tasks at once; give it one lr, not {len(config.lr)}.")
         self.method = method
         self.sets = sets
@@ -170,7 +175,7 @@ class Trainer:
         self.phase_starts = {int(start): phase for phase, start in enumerate(starts, 1)}
         self.total = int(phases.sum())
         self.owners, self.turns = _schedule(phases.sum(axis=1).tolist(), seed)
-        self.base_lr = config.lr_of(sets[0].info.index, tasks)
+        self.base_lr = config.lr_of(sets[0].info, tasks)
         self.named = {name: p for name, p in method.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(
             self.named.values(), lr=0.0, betas=(0.9, 0.999), weight_decay=config.weight_decay, fused=True
