@@ -263,6 +263,21 @@ def test_options_and_settings_reach_the_run(run: Everclip, two_folders: str) -> 
     assert chosen.items() <= config.items()
 
 
+def test_a_dry_run_tells_what_would_be_learned_and_leaves_nothing(run: Everclip, two_folders: str, here: Path) -> None:
+    answer = run("--stream", two_folders, "--method", "moe-adapters", "--dry-run", "--set", "lr={paint: 0.5, cloth: 1}")
+    assert (answer.code, answer.err) == (0, "")
+    table = [line.split() for line in answer.out.splitlines()]
+    assert table[:3] == [
+        ["task", "classes", "train", "validation", "test", "steps", "lr"],
+        ["paint", "3", "15", "3", "9", "2", "0.5"],
+        ["cloth", "2", "10", "2", "6", "2", "1.0"],
+    ]
+    assert "moe-adapters trains" in answer.out
+    assert "candidates task" in answer.out
+    assert not (here / "out").exists()
+    assert "'nope'" in run("--stream", "drawn:nope", "--method", "finetune", "--dry-run").sentence
+
+
 def test_an_option_wins_over_the_recipe(run: Everclip, two_folders: str, here: Path) -> None:
     recipe = {"stream": two_folders, "method": "finetune", "seed": 5, "lr": 1e-2, "shots": 3}
     (here / "mine.yaml").write_text(yaml.safe_dump(recipe))

@@ -83,6 +83,9 @@ def run(
     workers: WorkersOption = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; by default below ./runs.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that --out holds.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Load and check everything, say what would be learned, learn nothing.")
+    ] = False,
     settings: Setting = None,
 ) -> None:
     """Learn a stream with a method and judge it after every task."""
@@ -100,6 +103,11 @@ def run(
     configuration = config.Config.of(config.layered(values, chosen))
     out = out or config.default_directory(configuration)
     display = Display()
+    if dry_run:
+        from everclip.plan import plan
+
+        show(plan(configuration, out, display).table())
+        return
     experiment.run(configuration, out, resume, display)
     printed(side_by_side([out]).table())
     display.note(f"report: {out / 'report.html'}")

@@ -197,7 +197,7 @@ class Experiment:
         state, method = self.state, self.method
         resumed_at = state.step
         if resumed_at is None:
-            self._begin(number)
+            self.begin(number)
         read: list[Images | FrozenImages | LabeledEmbeddings | ImageSource] = [task.train for task in stage]
         if method.trains:
             sets = [TrainingSet(task.info, self._training_images(task)) for task in stage]
@@ -218,7 +218,8 @@ class Experiment:
         if self.config.setup.keep_stages:
             state.stages.append(state.working)
 
-    def _begin(self, number: int) -> None:
+    def begin(self, number: int) -> None:
+        """Begin a stage: prepare what it trains."""
         # What a method draws when a task begins must not depend on what this process drew before.
         torch.manual_seed(mix(self.config.protocol.seed, number))
         for task in self._stages[number]:
@@ -382,14 +383,7 @@ class Experiment:
             "backbone": {"name": self.backbone.name, "digest": self.backbone.digest},
             "stream": self.stream.name,
             "scenario": self.stream.scenario,
-            "protocol": {
-                "stream": self.stream.name,
-                "tasks": [task.name for task in tasks],
-                "backbone": self.backbone.name,
-                "precision": config.setup.precision,
-                "reference": config.setup.reference and Path(config.setup.reference).name,
-                **config.protocol.model_dump(),
-            },
+            "protocol": self.protocol(),
             "training": config.training.model_dump(),
             "settings": {
                 **config.settings.model_dump(),
@@ -409,6 +403,18 @@ class Experiment:
         upper_bound = self.method_type.upper_bound or (self.method.routed and self.selector.upper_bound)
         return summarize(header, datasets, table("correct"), table("by_name"), zero_shot, routing, upper_bound)
 
+    def protocol(self) -> dict[str, Any]:
+        """What a figure depends on besides the method and its training."""
+        setup = self.config.setup
+        return {
+            "stream": self.stream.name,
+            "tasks": [task.name for task in self.stream.tasks],
+            "backbone": self.backbone.name,
+            "precision": setup.precision,
+            "reference": setup.reference and Path(setup.reference).name,
+            **self.config.protocol.model_dump(),
+        }
+
     def _learned_from(self) -> dict[str, str | None]:
         """What a method that asks for a reference learned from, by name: it tells two of its runs apart."""
         setup = self.config.setup
@@ -425,7 +431,7 @@ class Experiment:
             sealed = [self.directory.read_tensors(name) for name in state.sealed]
             if state.step is not None and self.method.needs_start:
                 self.method.load_state(infos[: len(sealed)], sealed, self.directory.read_tensors(state.start))
-                self._begin(state.stages_learned)
+                self.begin(state.stages_learned)
             self.method.load_state(infos[:begun], sealed, self.directory.read_tensors(state.working))
         elif state.stages_learned:
             self.source.load(self.method, state.stages_learned - 1, infos[:begun])
