@@ -1,17 +1,22 @@
 """Recipes: configurations as YAML, flat, with the same keys as `--set` and `config.yaml`.
 
-One key is a recipe's own: `methods` gives settings of single methods, which go before the others.
+Two keys are a recipe's own: `base` names a recipe of the package that it changes, and `methods` gives settings of
+single methods, which go before the others.
 """
 
 from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from everclip.config import layered
 from everclip.errors import InputError
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable  # Python 3.10 has it elsewhere
 
 
 def recipe_names() -> list[str]:
@@ -29,13 +34,21 @@ def read_recipe(name: str, method: str | None = None) -> dict[str, Any]:
         method: the method it is for; by default the one that it names, if it does.
 
     Raises:
-        InputError: no such recipe, or not a YAML mapping.
+        InputError: no such recipe, not a YAML mapping, or a base that the package does not have.
     """
     source = Path(name).expanduser()
-    if not source.is_file():
-        if name not in recipe_names():
-            raise InputError(f"recipe '{name}' is neither a file nor one of: {', '.join(recipe_names())}.")
-        source = files("everclip.recipes") / f"{name}.yaml"
+    return _read(
+        name, source if source.is_file() else _packaged(name, f"recipe '{name}' is neither a file nor"), method
+    )
+
+
+def _packaged(name: str, problem: str) -> Traversable:
+    if name not in recipe_names():
+        raise InputError(f"{problem} one of: {', '.join(recipe_names())}.")
+    return files("everclip.recipes") / f"{name}.yaml"
+
+
+def _read(name: str, source: Path | Traversable, method: str | None) -> dict[str, Any]:
     try:
         with source.open("rb") as file:  # an open file, so that YAML's own messages name it
             values = yaml.safe_load(file)
@@ -46,4 +59,8 @@ def read_recipe(name: str, method: str | None = None) -> dict[str, Any]:
     by_method = values.pop("methods", {})
     if not isinstance(by_method, dict) or not all(isinstance(own, dict) for own in by_method.values()):
         raise InputError(f"recipe {name}: 'methods' must hold settings by method, such as 'finetune: {{lr: 1.0e-4}}'.")
-    return values | by_method.get(method or values.get("method"), {})
+    method = method or values.get("method")
+    if (base := values.pop("base", None)) is not None:
+        # A base is always the package's: files that build on each other could go round in circles.
+        values = layered(_read(base, _packaged(base, f"recipe {name}: its base '{base}' is not"), method), values)
+    return layered(values, by_method.get(method or values.get("method"), {}))
