@@ -421,6 +421,16 @@ def test_compare_refuses_what_cannot_be_compared(
     assert everclip("compare", finished, "out", "--mix").code == 0
 
 
+def test_published_rows_alone_and_beside_runs(everclip: Everclip, finished: Path) -> None:
+    assert "tinyimagenet-20" in everclip("published").out
+    rows = everclip("published", "mtil-1").out.splitlines()
+    places = [next(i for i, row in enumerate(rows) if f" {name} " in row) for name in ("dpw", "moe-adapters", "lwf")]
+    assert places == sorted(places)
+    assert "2403.11549" in rows[places[1]]
+    assert "'mtil'; choose one of mtil-1" in everclip("published", "mtil").sentence
+    assert "rows of mtil-1 are of 'mtil-1'" in everclip("compare", finished, "--published", "mtil-1").sentence
+
+
 def test_a_run_is_judged_again(run: Everclip, everclip: Everclip, two_folders: str) -> None:
     learn = ("--stream", two_folders, "--method", "moe-adapters")
     assert run(*learn, "--set", "keep_stages=true").code == 0

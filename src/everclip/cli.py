@@ -161,6 +161,9 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run directories.")],
     candidates: Annotated[str | None, typer.Option(help="task · seen · all; by default that of the runs.")] = None,
     mix: Annotated[bool, typer.Option("--mix", help="Compare runs of different protocols all the same.")] = False,
+    published: Annotated[
+        str | None, typer.Option(metavar="BENCHMARK", help="Among the rows of one of `everclip published`.")
+    ] = None,
     csv: Annotated[Path | None, typer.Option(help="Write the table as CSV.")] = None,
     latex: Annotated[Path | None, typer.Option(help="Write the table as LaTeX.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the comparison (.png, .svg or .pdf).")] = None,
@@ -168,9 +171,22 @@ def compare(
     """Put finished runs side by side; refuses to mix protocols unless told."""
     from everclip.report import compare as side_by_side
 
-    comparison = side_by_side(runs, candidates, mix)
-    printed(comparison.table())
+    comparison = side_by_side(runs, candidates, mix, published)
+    for table in (*comparison.tables_by_dataset(), comparison.table()):
+        printed(table)
     comparison.save(csv=csv, latex=latex, plot=plot)
+
+
+@app.command()
+def published(
+    benchmark: Annotated[
+        str | None, typer.Argument(help="mtil-1, xtail-1, cifar100-10, …; all of them by name.")
+    ] = None,
+) -> None:
+    """List the published rows of a benchmark, best first, or the benchmarks."""
+    from everclip.report.published import overview, read_benchmark
+
+    printed(read_benchmark(benchmark).table() if benchmark else overview())
 
 
 @app.command()

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from everclip.errors import InputError
+from everclip.report.published import beside, read_benchmark
 from everclip.report.results import load_run, text
-from everclip.report.table import HEADLINE, Comparison, Row, Value
+from everclip.report.table import ANY, HEADLINE, Comparison, Row, Value
 
 ROUTING = ("selector", "routing", "reference")
 """Protocol fields that say how an image gets its route."""
-ANY = "any"
-"""Stands for the value of a field that does not matter to a run."""
 
 
 class _Run(NamedTuple):
@@ -40,18 +39,24 @@ class _Run(NamedTuple):
         return self.results["by_candidates"][self.protocol["candidates"]]
 
 
-def compare(run_dirs: Iterable[str | Path], candidates: str | None = None, mix: bool = False) -> Comparison:
+def compare(
+    run_dirs: Iterable[str | Path], candidates: str | None = None, mix: bool = False, published: str | None = None
+) -> Comparison:
     """Compare finished runs of one protocol; those that differ only by seed become one row, mean ± deviation.
 
     Args:
         run_dirs: directories of finished runs.
-        candidates: the candidate set to show, whatever the protocols say; by default that of the protocols.
+        candidates: the candidate set to show, whatever the protocols say; by default that of the protocols, or of
+            `published`.
         mix: accept runs of different protocols, and show the fields that differ as columns.
+        published: a benchmark, whose published rows stand among ours, in the layout of the field.
 
     Raises:
         InputError: no run is given, one cannot be read, one is given twice, one has no figures for
-            `candidates`, or the protocols differ and `mix` is false.
+            `candidates`, the protocols differ and `mix` is false, no such benchmark, or a run of another stream.
     """
+    benchmark = read_benchmark(published) if published else None
+    candidates = candidates or (benchmark and benchmark.protocol["candidates"])
     runs = [_load(Path(path), candidates) for path in run_dirs]
     if not runs:
         raise InputError("There is nothing to compare: give at least one run directory.")
@@ -72,12 +77,14 @@ def compare(run_dirs: Iterable[str | Path], candidates: str | None = None, mix: 
             upper_bound=group[0].results["upper_bound"],
             fields={name: group[0].protocol.get(name) for name in differing},
             values=_values([run.figures for run in group]),
+            by_dataset=_by_dataset([run.figures for run in group]) if benchmark and benchmark.per_dataset else {},
         )
         for group in groups.values()
     ]
     stated = {name: value for run in runs for name, value in run.protocol.items() if value != ANY}
     shared = {name: value for name, value in stated.items() if name not in differing}
-    return Comparison(tuple(sorted(rows, key=lambda row: row.upper_bound)), shared)
+    comparison = Comparison(tuple(sorted(rows, key=lambda row: row.upper_bound)), shared)
+    return beside(comparison, benchmark) if benchmark else comparison
 
 
 def _load(path: Path, candidates: str | None) -> _Run:
@@ -147,10 +154,24 @@ def _values(figures: Sequence[Mapping[str, Any]]) -> dict[str, Value | None]:
 
 
 def _value(figures: Sequence[Mapping[str, Any]], name: str) -> Value | None:
-    values = [figure[name] for figure in figures]
+    value = _over_seeds([figure[name] for figure in figures])
+    if value is None or len(figures) > 1:
+        return value
+    low, high = figures[0]["ci95"][name]
+    return Value(value.mean, interval=(low, high))
+
+
+def _by_dataset(figures: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Value | None]]:
+    """Per figure of the headline one value per dataset, in the order of the stream."""
+    columns = [figure["per_dataset"] for figure in figures]
+    return {
+        name: {dataset: _over_seeds([column[dataset][name] for column in columns]) for dataset in columns[0]}
+        for name in HEADLINE
+    }
+
+
+def _over_seeds(values: Sequence[float | None]) -> Value | None:
+    """Mean and deviation; None where one is undefined."""
     if None in values:
         return None
-    if len(values) > 1:
-        return Value(statistics.fmean(values), std=statistics.stdev(values))
-    low, high = figures[0]["ci95"][name]
-    return Value(values[0], interval=(low, high))
+    return Value(statistics.fmean(values), std=statistics.stdev(values) if len(values) > 1 else None)

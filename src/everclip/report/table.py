@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from everclip.report.results import text
 
 HEADLINE = ("transfer", "average", "last")
 COLUMNS = (*HEADLINE, *(f"{name}_above_chance" for name in HEADLINE))
+ANY = "any"
+"""Stands for the value of a protocol field that does not matter to a run."""
 _LATEX = {char: f"\\{char}" for char in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -35,7 +37,7 @@ class Value:
     """One figure in percent: of a single run with its interval, or the mean over seeds with the deviation.
 
     `std` is the sample standard deviation over the seeds, None for a single run. `interval` is the 95 %
-    bootstrap interval over the test images, None over several seeds.
+    bootstrap interval over the test images, None over several seeds. Published figures have neither.
     """
 
     mean: float
@@ -54,7 +56,8 @@ class Row:
 
     `label` is the method, with the settings in which it differs from the other rows of that method. `fields`
     holds the protocol fields in which the rows differ, empty unless they were mixed on purpose. `values` has
-    one entry per name in `COLUMNS`, None where the figure is undefined.
+    one entry per name in `COLUMNS`, None where the figure is undefined. `by_dataset` has the same per dataset, per name
+    in `HEADLINE`; it is empty unless published rows are laid out so. A published row has no seeds.
     """
 
     label: str
@@ -62,14 +65,20 @@ class Row:
     upper_bound: bool
     fields: dict[str, Any]
     values: dict[str, Value | None]
+    by_dataset: dict[str, dict[str, Value | None]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Rows in the order the runs were given, upper bounds last, and the protocol fields that all share."""
+    """Rows in the order the runs were given, upper bounds last, and the protocol fields that all share.
+
+    `columns` are the figures shown, `notes` what must be said of them, a line each.
+    """
 
     rows: tuple[Row, ...]
     protocol: dict[str, Any]
+    columns: tuple[str, ...] = COLUMNS
+    notes: tuple[str, ...] = ("* over the datasets on which the untouched CLIP is at least twice chance",)
 
     def best(self, column: str) -> list[Row]:
         """The rows with the highest figure as printed, to one decimal.
@@ -83,41 +92,49 @@ class Comparison:
     def table(self) -> Table:
         """For the terminal: best figures bold, upper bounds under a line of their own."""
         shared = [f"{name} {text(value)}" for name, value in self.protocol.items() if name != "tasks"]
-        note = "* over the datasets on which the untouched CLIP is at least twice chance"
         table = Table(
-            caption=Text(f"{note}\n{' · '.join(shared)}"),
+            caption=Text("\n".join([*self.notes, " · ".join(shared)])),
             caption_justify="left",
             box=box.HORIZONTALS,
             padding=0,  # six figures with their intervals fit in 80 columns
         )
         for head in ("method", *self._fields(), "seeds"):
             table.add_column(Text(head))
-        for name in COLUMNS:
+        for name in self.columns:
             head = name.replace("_above_chance", "*").capitalize()
             table.add_column(head, justify="right", no_wrap=True, min_width=len("00.0–00.0"))
         for row, last in self._with_last_competitor():
             cells = [Text(row.label), *(Text(text(value)) for value in row.fields.values())]
             cells.append(Text(" ".join(map(str, row.seeds))))
-            for name in COLUMNS:
-                cell = Text("–")
-                if value := row.values[name]:
-                    cell = Text(f"{value.mean:.1f}", style="bold" if row in self.best(name) else "")
-                    spread = _spread(value).strip("[]").replace(", ", "–")
-                    cell.append(f"\n{spread}", style="not bold dim")
-                cells.append(cell)
+            cells += [_cell(row.values[name], row in self.best(name)) for name in self.columns]
             table.add_row(*cells, end_section=last)
         return table
+
+    def tables_by_dataset(self) -> list[Table]:
+        """For the terminal: one table per figure with a column per dataset, of the rows that have them."""
+        rows = [(row, last) for row, last in self._with_last_competitor() if row.by_dataset]
+        tables = []
+        for name in self.columns if rows else ():
+            table = Table(title=name.capitalize(), box=box.HORIZONTALS, padding=0)
+            table.add_column("method")
+            for head in (*self.protocol["tasks"], "mean"):
+                table.add_column(Text(head.replace("_", " ")), justify="right", min_width=len("± 0.0"))
+            for row, last in rows:
+                values = (*row.by_dataset[name].values(), row.values[name])
+                table.add_row(Text(row.label), *map(_cell, values), end_section=last)
+            tables.append(table)
+        return tables
 
     def csv(self) -> str:
         """Every figure in full precision, one line per row; an undefined one is empty."""
         parts = ("", "_std", "_low", "_high")
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
-        heads = [f"{name}{part}" for name in COLUMNS for part in parts]
+        heads = [f"{name}{part}" for name in self.columns for part in parts]
         writer.writerow(["method", "upper_bound", *self._fields(), "seeds", *heads])
         for row in self.rows:
             figures: list[float | None] = []
-            for value in row.values.values():
+            for value in map(row.values.get, self.columns):
                 low, high = (value and value.interval) or (None, None)
                 figures += [value.mean, value.std, low, high] if value else [None] * len(parts)
             fields = [text(value) for value in row.fields.values()]
@@ -130,20 +147,23 @@ class Comparison:
         left = ["Method", *map(_escape, self._fields()), "Seeds"]
         first = len(left) + 1
         groups = ((first, "All datasets"), (first + len(HEADLINE), "At least twice chance"))
-        lines = [
-            rf"\begin{{tabular}}{{{'l' * len(left)}{'r' * len(COLUMNS)}}}",
-            r"\toprule",
+        over = [
             " & " * (len(left) - 1)
             + "".join(rf" & \multicolumn{{{len(HEADLINE)}}}{{c}}{{{title}}}" for _, title in groups)
             + r" \\",
             " ".join(rf"\cmidrule(lr){{{start}-{start + len(HEADLINE) - 1}}}" for start, _ in groups),
-            " & ".join([*left, *(name.capitalize() for name in HEADLINE * 2)]) + r" \\",
+        ]
+        lines = [
+            rf"\begin{{tabular}}{{{'l' * len(left)}{'r' * len(self.columns)}}}",
+            r"\toprule",
+            *(over if self.columns == COLUMNS else ()),
+            " & ".join([*left, *(name.removesuffix("_above_chance").capitalize() for name in self.columns)]) + r" \\",
             r"\midrule",
         ]
         for row, last in self._with_last_competitor():
             cells = [_escape(row.label), *(_escape(text(value)) for value in row.fields.values())]
             cells.append(" ".join(map(str, row.seeds)))
-            for name in COLUMNS:
+            for name in self.columns:
                 value = row.values[name]
                 if value is None:
                     cells.append("--")
@@ -151,7 +171,7 @@ class Comparison:
                 mean = f"{value.mean:.1f}"
                 shown = rf"\textbf{{{mean}}}" if row in self.best(name) else mean
                 spread = _spread(value).replace("±", r"$\pm$")
-                cells.append(rf"{shown} {{\scriptsize {spread}}}")
+                cells.append(rf"{shown} {{\scriptsize {spread}}}" if spread else shown)
             lines.append(" & ".join(cells) + r" \\")
             if last:
                 lines.append(r"\midrule")
@@ -194,6 +214,16 @@ class Comparison:
         """Each row, and whether the upper bounds begin after it."""
         for row, following in zip(self.rows, [*self.rows[1:], None], strict=True):
             yield row, following is not None and following.upper_bound and not row.upper_bound
+
+
+def _cell(value: Value | None, best: bool = False) -> Text:
+    """A figure, and under it how sure it is."""
+    if value is None:
+        return Text("–")
+    cell = Text(f"{value.mean:.1f}", style="bold" if best else "")
+    if spread := _spread(value):
+        cell.append(f"\n{spread.strip('[]').replace(', ', '–')}", style="not bold dim")
+    return cell
 
 
 def _spread(value: Value) -> str:
