@@ -106,7 +106,7 @@ def run(
     if dry_run:
         from everclip.plan import plan
 
-        show(plan(configuration, out, display).table())
+        printed(plan(configuration, out, display).table())
         return
     experiment.run(configuration, out, resume, display)
     printed(side_by_side([out]).table())
