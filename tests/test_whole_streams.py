@@ -69,8 +69,9 @@ def whole_run(recipe: str, root: Path, out: Path, **changed: Any) -> dict[str, A
     results = run(Config.of(values), out)
     names = list(GROUPS["mtil"])
     assert [dataset["name"] for dataset in results["datasets"]] == names
-    assert np.array(results["matrix"], float).shape == (len(names), len(names)), "every row was measured"
-    assert np.isfinite(np.array(results["matrix"], float)).all()
+    matrix = np.array(results["by_candidates"]["task"]["matrix"], float)
+    assert matrix.shape == (len(names), len(names))
+    assert np.isfinite(matrix).all(), "every row was measured"
     assert len(results["trained_parameters"]["per_task"]) == len(names)
     assert (out / "report.html").is_file()
     comparison = compare([out], published="mtil-1")
