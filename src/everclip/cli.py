@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -16,9 +16,12 @@ import typer
 from everclip import __version__, cli_learner, cli_serve
 from everclip.cli_data import data_app
 from everclip.cli_options import AsJson, DeviceOption, Setting, given
-from everclip.display import printed
+from everclip.display import Display, printed
 from everclip.errors import EverclipError
 from everclip.memory import keep_freed_memory
+
+if TYPE_CHECKING:
+    from everclip.config import Config
 
 app = typer.Typer(
     name="everclip",
@@ -89,10 +92,8 @@ def run(
     settings: Setting = None,
 ) -> None:
     """Learn a stream with a method and judge it after every task."""
-    from everclip import config, experiment
-    from everclip.display import Display
+    from everclip import config
     from everclip.recipes import read_recipe
-    from everclip.report import compare as side_by_side
 
     options = {
         "stream": stream, "method": method, "backbone": backbone, "selector": selector, "candidates": candidates,
@@ -102,15 +103,12 @@ def run(
     chosen = given({name: value for name, value in options.items() if value is not None}, settings or [])
     configuration = config.Config.of(config.layered(values, chosen))
     out = out or config.default_directory(configuration)
-    display = Display()
     if dry_run:
         from everclip.plan import plan
 
-        printed(plan(configuration, out, display).table())
+        printed(plan(configuration, out, Display()).table())
         return
-    experiment.run(configuration, out, resume, display)
-    printed(side_by_side([out]).table())
-    display.note(f"report: {out / 'report.html'}")
+    _perform(configuration, out, resume)
 
 
 @app.command()
@@ -125,10 +123,7 @@ def judge(
     settings: Setting = None,
 ) -> None:
     """Judge what a run learned once more, with another selector or routing, without training."""
-    from everclip import experiment
-    from everclip.display import Display
     from everclip.learned import judgment
-    from everclip.report import compare as side_by_side
 
     options = {"selector": selector, "candidates": candidates, "device": device, "workers": workers}
     changes = given({name: value for name, value in options.items() if value is not None}, settings or [])
@@ -136,10 +131,20 @@ def judge(
     protocol = configuration.protocol
     learned = learned.resolve()  # "." and "runs/.." have a name too
     out = out or learned.with_name(f"{learned.name}-{protocol.selector}-{protocol.routing}")
+    _perform(configuration, out, resume)
+
+
+def _perform(configuration: Config, out: Path, resume: bool) -> None:
+    """Run an experiment and show its figures; of several processes the main one shows them."""
+    from everclip import experiment
+    from everclip.processes import is_main
+    from everclip.report import compare as side_by_side
+
     display = Display()
     experiment.run(configuration, out, resume, display)
-    printed(side_by_side([out]).table())
-    display.note(f"report: {out / 'report.html'}")
+    if is_main():
+        printed(side_by_side([out]).table())
+        display.note(f"report: {out / 'report.html'}")
 
 
 @app.command()
@@ -148,7 +153,6 @@ def demo(
 ) -> None:
     """Run a small continual-learning story on drawn images, with the CLIP of the package."""
     from everclip import demo as story
-    from everclip.display import Display
 
     display = Display()
     comparison = story.run(out, display)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from everclip.errors import EverclipError, InputError
 from everclip.files import write_atomic
+from everclip.processes import is_main
 
 
 class Directory:
@@ -47,12 +48,14 @@ class Directory:
         self._lock: int | None = None
 
     def __enter__(self) -> Directory:
-        """Make the directory and take the lock.
+        """Make the directory and take the lock; of several processes the main one does so for all.
 
         Raises:
             InputError: the directory cannot be made.
             EverclipError: another process holds the lock.
         """
+        if not is_main():
+            return self
         try:
             for part in self.folders or ("",):
                 (self.path / part).mkdir(parents=True, exist_ok=True)
@@ -108,11 +111,13 @@ class Directory:
     # -- files -----------------------------------------------------------------------------------------------------
 
     def write(self, name: str, content: bytes | str) -> None:
-        """Write a file, whole or not at all.
+        """Write a file, whole or not at all; of several processes the main one does.
 
         Raises:
             EverclipError: the disk is full or refuses.
         """
+        if not is_main():
+            return
         try:
             write_atomic(self.path / name, content)
         except OSError as error:

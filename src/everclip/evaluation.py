@@ -20,6 +20,7 @@ from everclip.answers import Classes, routed, shares
 from everclip.data import Images, LabeledEmbeddings
 from everclip.faults import fault_point
 from everclip.methods import ORIGINAL, Method
+from everclip.processes import by_main
 from everclip.selectors import Selector
 from everclip.streams import CANDIDATES, Protocol, TaskInfo
 
@@ -151,9 +152,10 @@ class Evaluator:
         """p(t|x) (count, T + 1) as the protocol wants it: image by image, or one decision per batch."""
         selector = self.selector
         features = selector.read(test.data, self.method.features) if selector.reads_features else None
+        # Processes that share out the images of a route must agree to the last bit on which they are.
         if self.protocol.routing == "batch":
-            return selector.batch_probabilities(features, count, index, VOTE_BATCH).cpu()
-        return selector.probabilities(features, count, index).cpu()
+            return by_main(lambda: selector.batch_probabilities(features, count, index, VOTE_BATCH).cpu())
+        return by_main(lambda: selector.probabilities(features, count, index).cpu())
 
     def _candidate_masks(self, index: int, learned: int) -> dict[str, Tensor]:
         own = self._classes.members[index]

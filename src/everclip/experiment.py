@@ -23,6 +23,7 @@ from everclip.learned import LearnedRun
 from everclip.material import Material, data_digest
 from everclip.methods import Method, MethodConfig, Sources, method_class
 from everclip.outcomes import matrix_csv, pack, padded, unpack
+from everclip.processes import barrier, is_main, join, main_first, world
 from everclip.report import load_run, render, summarize
 from everclip.runs import RunDirectory, State
 from everclip.selectors import Selector, selector_class
@@ -31,7 +32,7 @@ from everclip.training import Position, Trainer, TrainingSet, accumulate, mix
 
 
 def run(config: Config, out: Path, resume: bool = False, display: Display | None = None) -> dict[str, Any]:
-    """Run an experiment, or go on with one.
+    """Run an experiment, or go on with one; started by `torchrun`, together with the other processes.
 
     Args:
         config: what to run.
@@ -46,7 +47,8 @@ def run(config: Config, out: Path, resume: bool = False, display: Display | None
         InputError: the request cannot be met; nothing was written to `out`.
         EverclipError: the run stopped; what it had done is kept.
     """
-    display = display or Display(quiet=True)
+    join(config.setup.device)
+    display = display if display and is_main() else Display(quiet=True)
     directory = RunDirectory(out)
     directory.refuse_foreign_files()
 
@@ -98,11 +100,13 @@ class Experiment:
             )
         for info in self.stream.infos:
             config.training.lr_of(info, len(self.stream.infos))
+        config.training.rows()
         self.method_type.check_requirements(config.setup)
         unlabeled = read_unlabeled(config.setup.reference) if config.setup.reference else None
         texts = read_texts(config.setup.reference_texts) if config.setup.reference_texts else None
         device = resolve_device(config.setup.device)
-        self.backbone = Backbone.load(config.setup.backbone, device, config.setup.precision)
+        with main_first():
+            self.backbone = Backbone.load(config.setup.backbone, device, config.setup.precision)
         self.features = FrozenFeatures(self.backbone)
         torch.manual_seed(config.protocol.seed)
         self.method: Method = self.method_type(self.backbone, config.settings, self.features).to(device)
@@ -139,14 +143,16 @@ class Experiment:
         directory = self.directory
         state = self.state
         restored = directory.load_state(state.method, state.backbone, state.data, state.reference)
-        if not directory.exists():
-            directory.write_config(self.config.flat())
         if restored is not None:
             self._restore(restored)
             done = f"{self.state.stages_learned} of {len(self._stages)} stages learned"
             where = f", step {self.state.step} of the next" if self.state.step else ""
             self.display.note(f"going on where the run was cut off: {done}{where}.")
-        directory.event("start", resumed=restored is not None, version=__version__, torch=torch.__version__)
+        barrier()  # all have read what the main process replaces from now on
+        if not directory.exists():
+            directory.write_config(self.config.flat())
+        start = {"resumed": restored is not None, "processes": world()}
+        directory.event("start", **start, version=__version__, torch=torch.__version__)
         for number, stage in enumerate(self._stages):
             if number >= self.state.stages_learned:
                 self._learn(number, stage)
@@ -314,8 +320,9 @@ class Experiment:
         name = f"evaluation/after-{last.info.index:02d}.safetensors"
         self.state.rows.append(name)
         self.directory.write_tensors(self.state, name, pack(outcomes))
-        # Before the state that says so: a run cut off in between judges this row again.
-        self.directory.write("matrix.csv", matrix_csv(self._rows(), [task.name for task in self.stream.tasks]))
+        if is_main():  # the others could not read the row yet
+            # Before the state that says so: a run cut off in between judges this row again.
+            self.directory.write("matrix.csv", matrix_csv(self._rows(), [task.name for task in self.stream.tasks]))
         self.directory.save_state(self.state)
         accuracy = [100 * float(outcome.correct[self.config.protocol.candidates].mean()) for outcome in outcomes]
         learned = last.info.index + 1
@@ -343,12 +350,14 @@ class Experiment:
     # -- the end ---------------------------------------------------------------------------------------------------
 
     def _finish(self) -> dict[str, Any]:
+        barrier()  # the last row is written
         results = self._results(self._rows())
         self.directory.write_json("results.json", results)
         self.directory.write("report.html", render(results))
         self.state.finished = True
         self.directory.save_state(self.state)
         self.directory.event("finished")
+        barrier()  # all return when it is on disk
         return results
 
     def _results(self, rows: dict[int, list[Outcome]]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from everclip.backbone import Backbone
 from everclip.data import Images, LabeledEmbeddings, cache_key, embedding_cache, streamed_cache
 from everclip.errors import InputError
+from everclip.processes import gathered, share, world
 from everclip.prompts import class_tokens, encode_classes, encode_texts
 
 BATCH = 256
@@ -71,21 +72,31 @@ class FrozenImages:
 @torch.no_grad()
 def embed_images(images: Images, encode: Callable[[Tensor], Tensor], backbone: Backbone, rows=None) -> Tensor:
     """Encode evaluation views in batches: Images (N, 3, S, S) → (N, D) on the CPU; `rows` picks some of them."""
-    rows = np.arange(len(images)) if rows is None else rows
-    parts = []
-    for start in range(0, len(rows), BATCH):
-        pixels = torch.from_numpy(np.ascontiguousarray(images[rows[start : start + BATCH]]))
-        parts.append(encode(backbone.pixels(pixels)).cpu())
-    return torch.cat(parts) if parts else torch.empty(0, backbone.embed_dim)
+
+    def encoded(part: np.ndarray) -> Tensor:
+        return encode(backbone.pixels(torch.from_numpy(np.ascontiguousarray(images[part]))))
+
+    return _in_batches(np.arange(len(images)) if rows is None else rows, encoded, backbone)
 
 
 @torch.no_grad()
 def embed_features(frozen: FrozenImages, encode: Callable[[Tensor], Tensor], backbone: Backbone, rows=None) -> Tensor:
     """As `embed_images`, from frozen features instead of pixels."""
-    rows = np.arange(len(frozen)) if rows is None else rows
-    parts = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
-    done = [encode(frozen[part].to(backbone.device)).cpu() for part in parts]
-    return torch.cat(done) if done else torch.empty(0, backbone.embed_dim)
+
+    def encoded(part: np.ndarray) -> Tensor:
+        return encode(frozen[part].to(backbone.device))
+
+    return _in_batches(np.arange(len(frozen)) if rows is None else rows, encoded, backbone)
+
+
+def _in_batches(rows: np.ndarray, encoded: Callable[[np.ndarray], Tensor], backbone: Backbone) -> Tensor:
+    """What an encoder makes of some rows, on the CPU; several processes share the batches, which stay what they are."""
+    batches = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
+    if not batches:
+        return torch.empty(0, backbone.embed_dim)
+    # A process without a batch gives none of the rows of one: their shape and type, which the exchange needs.
+    own = [encoded(batch).cpu() for batch in batches[share(len(batches))]] or [encoded(batches[0]).cpu()[:0]]
+    return gathered(torch.cat(own))
 
 
 class FrozenFeatures:
@@ -128,7 +139,8 @@ class FrozenFeatures:
         """(N, T, D): much larger than the images themselves, so it never stands in memory as a whole."""
         if isinstance(data, LabeledEmbeddings):
             raise InputError("precomputed embeddings have no output tokens; give images, or choose another method.")
-        parts = np.split(np.arange(len(data)), range(BATCH, len(data), BATCH))
+        together = BATCH * world()
+        parts = np.split(np.arange(len(data)), range(together, len(data), together))
         encode = self.backbone.encode_tokens
         tokens = (embed_images(data, encode, self.backbone, rows).numpy() for rows in parts)
         return streamed_cache(self._key(data, "tokens"), len(data), lambda: tokens)

@@ -26,6 +26,7 @@ from torch import Tensor
 from everclip.directory import Directory, tensor_bytes
 from everclip.errors import EverclipError, InputError
 from everclip.files import sha256
+from everclip.processes import is_main
 
 FORMAT = 4
 """Version of the checkpoint layout; raised whenever an older EverCLIP could misread a newer run."""
@@ -109,7 +110,9 @@ class RunDirectory(Directory):
         return config
 
     def event(self, kind: str, **fields: object) -> None:
-        """Append a line to `events.jsonl`."""
+        """Append a line to `events.jsonl`; of several processes the main one does."""
+        if not is_main():
+            return
         line = json.dumps({"time": round(time.time(), 3), "event": kind, **fields})
         path = self.path / "events.jsonl"
         # A line cut off by a kill stays alone on its line.
@@ -130,9 +133,10 @@ class RunDirectory(Directory):
         """Store tensors under a name that `state` will refer to; returns the name, or None where there are none."""
         if not tensors:
             return None
-        content = tensor_bytes(tensors)
-        self.write(name, content)
-        state.files[name] = hashlib.sha256(content).hexdigest()
+        if is_main():  # the bytes of a whole model, and their hash, take time
+            content = tensor_bytes(tensors)
+            self.write(name, content)
+            state.files[name] = hashlib.sha256(content).hexdigest()
         return name
 
     def read_tensors(self, name: str | None) -> dict[str, Tensor]:
@@ -144,7 +148,9 @@ class RunDirectory(Directory):
         return {} if name is None else super().read_tensors(name)
 
     def save_state(self, state: State) -> None:
-        """Make `state` the truth, then remove the files that it does not name."""
+        """Make `state` the truth, then remove the files that it does not name; the main process does."""
+        if not is_main():
+            return
         named = {*state.sealed, *state.rows, *state.stages}
         named |= {state.working, state.start, state.optimizer, state.selector}
         state.files = {name: digest for name, digest in state.files.items() if name in named}

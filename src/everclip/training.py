@@ -25,6 +25,7 @@ from everclip.errors import EverclipError, InputError
 from everclip.faults import fault_point
 from everclip.features import FrozenImages
 from everclip.methods import Batch, Method, Reference
+from everclip.processes import rank, share, sum_gradients, summed, world
 from everclip.streams import TaskInfo
 
 REFERENCE = 1
@@ -47,7 +48,7 @@ class TrainingConfig(BaseModel):
     epochs: int | None = Field(
         None, ge=1, description="passes over a task's training images; where given, they replace iterations"
     )
-    batch: int = Field(32, ge=1, description="images per step")
+    batch: int = Field(32, ge=1, description="images per step, of all processes together")
     warmup: int = Field(15, ge=0, description="steps of linear warm-up before the cosine")
     lr: Rate | Annotated[list[Rate], Field(min_length=1)] | Annotated[dict[str, Rate], Field(min_length=1)] = Field(
         1e-3,
@@ -59,6 +60,19 @@ class TrainingConfig(BaseModel):
     def steps(self, images: int) -> int:
         """Optimizer steps over a task of N images: iterations, or epochs · N / batch, rounded up."""
         return self.iterations if self.epochs is None else math.ceil(self.epochs * images / self.batch)
+
+    def rows(self) -> slice:
+        """Which images of a step this process takes.
+
+        Raises:
+            InputError: there are more processes than images.
+        """
+        if self.batch < world():
+            raise InputError(
+                f"batch={self.batch} leaves some of the {world()} processes without an image; raise batch, or start "
+                "fewer of them with --nproc-per-node."
+            )
+        return share(self.batch)
 
     def lr_of(self, task: TaskInfo, tasks: int) -> float:
         """Peak learning rate of a task of a stream of so many tasks.
@@ -148,6 +162,10 @@ def _schedule(steps: list[int], seed: int) -> tuple[np.ndarray, np.ndarray]:
 class Trainer:
     """Trains a method on one stage: one task, or all tasks of a method that learns them at once.
 
+    Several processes share out the images of a step, and the step is that of one process: each weights its loss by its
+    share of the batch, then they add up their gradients. Of frozen features all take the whole batch and draw alike: a
+    step costs hardly more than the exchange.
+
     Args:
         method: after `begin_task`.
         sets: the stage's training sets.
@@ -181,6 +199,10 @@ class Trainer:
             self.named.values(), lr=0.0, betas=(0.9, 0.999), weight_decay=config.weight_decay, fused=True
         )
         self.view = TrainingView(method.backbone.view.size)
+        shared = method.feed == "images"
+        self.rows = config.rows() if shared else slice(config.batch)
+        self.weight = (self.rows.stop - self.rows.start) / config.batch if shared else 1 / world()
+        self.drawer = (rank(),) if shared and rank() else ()
 
     def run(
         self,
@@ -216,20 +238,23 @@ class Trainer:
             self._seed(step)
             loss = self.method(batch)
             self.optimizer.zero_grad(set_to_none=True)
-            loss.total.backward()
+            total = self.weight * loss.total
+            total.backward()
+            sum_gradients(self.named.values())
             self.method.after_backward()
             self.optimizer.step()
             self.method.after_step(step)
-            window.append(loss.total.detach())
+            window.append(total.detach())
             parts = loss.parts
-            seen += len(batch.labels)
+            seen += self.config.batch
             done = step + 1
             if len(window) == CHECK_EVERY or done % self.config.checkpoint_every == 0 or done == self.total:
-                losses = torch.stack(window).tolist()
+                figures = summed(torch.stack([*window, *(self.weight * part for part in parts.values())])).tolist()
+                losses = figures[: len(window)]
                 self._check(losses, done - len(losses))
-                window = []
                 speed = seen / (time.perf_counter() - clock)
-                shown = {name: float(value) for name, value in parts.items()}
+                shown = dict(zip(parts, figures[len(window) :], strict=True))
+                window = []
                 on_progress(Progress(done, self.total, losses[-1], shown, speed))
                 if done % self.config.checkpoint_every == 0 and done < self.total:
                     self._check_weights(done)
@@ -241,7 +266,8 @@ class Trainer:
                 self.method.remember(each.info, each.images)
 
     def _seed(self, step: int) -> None:
-        seed = mix(self.seed, self.sets[0].info.index, step)
+        # Noise and dropout of different images differ; the first process draws what a single one would.
+        seed = mix(self.seed, self.sets[0].info.index, step, *self.drawer)
         if self.method.backbone.device.type == "cpu":
             torch.default_generator.manual_seed(seed)  # torch.manual_seed walks the stack for CUDA, half a millisecond
         else:
@@ -273,6 +299,7 @@ class Trainer:
     def _load(self, step: int, pool: ThreadPoolExecutor) -> Batch:
         """The batch of a step on the host, its pixels still uint8."""
         chosen, indices = self._choice(step)
+        indices = indices[self.rows]
         key = (self.seed, chosen.info.index, step)
         pixels = torch.as_tensor(training_batch(chosen.images, indices, key, self.view, pool))
         return Batch(chosen.info, pixels, torch.from_numpy(chosen.images.labels[indices]), self._reference(step))
@@ -282,7 +309,7 @@ class Trainer:
         if images is None:
             return None
         seed = mix(self.seed, REFERENCE)
-        rows = _indices(len(images), self.config.batch, step, seed, self.sets[0].info.index)
+        rows = _indices(len(images), self.config.batch, step, seed, self.sets[0].info.index)[self.rows]
         return Reference(torch.as_tensor(images[rows]), torch.from_numpy(rows))
 
     def _on_device(self, batch: Batch) -> Batch:

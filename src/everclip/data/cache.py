@@ -14,6 +14,7 @@ import numpy as np
 
 from everclip.errors import InputError
 from everclip.files import atomic_file
+from everclip.processes import barrier, by_main, is_main
 
 
 def cache_dir() -> Path:
@@ -93,12 +94,12 @@ def streamed_cache(key: str, rows: int, parts: Callable[[], Iterable[np.ndarray]
 def _cached(key: str, write: Callable[[BinaryIO], None]) -> np.ndarray:
     """The array stored under a key, memory-mapped; written first where there is none or it is broken."""
     path = cache_dir() / "embeddings" / f"{key}.npy"
-    stored = _load(path)
-    if stored is None:
-        with written_atomically(path) as file:
+    if by_main(lambda: _load(path) is None):
+        # All processes compute their share of the array; one of them stores it.
+        with written_atomically(path) if is_main() else open(os.devnull, "wb") as file:
             write(file)
-        stored = np.load(path, mmap_mode="r", allow_pickle=False)
-    return stored
+        barrier()
+    return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 def _load(path: Path) -> np.ndarray | None:

@@ -24,6 +24,7 @@ from PIL import Image
 from everclip.data.cache import cache_dir, cache_key, written_atomically
 from everclip.data.source import BadImage, ImageSource
 from everclip.errors import InputError
+from everclip.processes import by_main
 
 FORMAT = 1
 """Part of every key: raise it when the same files would give other pixels or another layout."""
@@ -200,13 +201,17 @@ def _cached(
     """Return the index and the flat pixels of all images, from the cache file or by building it first."""
     if not len(source):
         raise InputError("there is no image to read; check that this part of the dataset is not empty")
-    with ThreadPoolExecutor(workers) as pool:
-        digests = list(_in_order(pool, source.digest, len(source)))
-        path = cache_dir() / "images" / f"{cache_key(FORMAT, transform_key, *digests)}.pixels"
-        if (stored := _open(path)) is None:
-            _build(path, source, digests, transform, pool, progress)
-            stored = _open(path)
-    if stored is None:
+
+    def built() -> Path:
+        with ThreadPoolExecutor(workers) as pool:
+            digests = list(_in_order(pool, source.digest, len(source)))
+            path = cache_dir() / "images" / f"{cache_key(FORMAT, transform_key, *digests)}.pixels"
+            if _open(path) is None:
+                _build(path, source, digests, transform, pool, progress)
+        return path
+
+    path = by_main(built)
+    if (stored := _open(path)) is None:
         raise InputError(f"{path} was damaged while it was written; check the disk or set EVERCLIP_CACHE")
     return stored
 

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from everclip.processes import gathered
+
 NOISE_FLOOR = 0.01
 """Added to the learned noise level, so that gating noise never vanishes in training."""
 
@@ -147,6 +149,8 @@ class MoEBranch(nn.Module):
         self.balanced = False
         """Whether `balance` is computed: the imbalance of the last batch, cv²(importance) + cv²(load)."""
         self.balance: Tensor | None = None
+        self.shared_out = False
+        """Whether several processes each see a part of the samples (images), or all of them (prompts)."""
 
     def loaded(self) -> None:
         """Bring what follows from the tensors up to date with them."""
@@ -235,12 +239,16 @@ class MoEBranch(nn.Module):
     def _weigh(self, logits: Tensor, level: Tensor, noise: Tensor, gates: Tensor, experts: Tensor) -> None:
         """Imbalance of this batch over the experts that the current router may select."""
         seen = torch.tensor(self.routers[-1].visible, device=logits.device)
-        weight = importance(gates, experts, logits.shape[1])[seen]
+        weight = self._of_all(importance(gates, experts, logits.shape[1])[seen])
         if self.top_k < len(seen):
             load = smooth_load(logits[:, seen], level[:, seen], self.top_k, noise[:, seen])
         else:
             load = torch.bincount(experts.flatten(), minlength=logits.shape[1])[seen]
-        self.balance = squared_variation(weight) + squared_variation(load)
+        self.balance = squared_variation(weight) + squared_variation(self._of_all(load))
+
+    def _of_all(self, sums: Tensor) -> Tensor:
+        """Sums over the samples of all processes, from those over the samples of this one (E,)."""
+        return gathered(sums[None]).sum(dim=0) if self.shared_out else sums
 
     def candidates(self, experts: Tensor, routes: Routes) -> tuple[list[int], Tensor]:
         """The experts that take part, and where among them the selected ones (R, k) stand.

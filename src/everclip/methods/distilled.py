@@ -19,6 +19,7 @@ from everclip.distillation import distillation
 from everclip.features import embed_images
 from everclip.methods.full_model import FullModel
 from everclip.methods.method import Batch, PromptedConfig
+from everclip.processes import by_main, gathered, share
 from everclip.prompts import class_tokens, encode_texts, random_sentences
 from everclip.streams.stream import TaskInfo
 
@@ -91,15 +92,17 @@ class Distilled(FullModel):
         if batch.reference is None:
             return terms
         config, scale = self.config, self.student.logit_scale
-        images = F.normalize(self.student.encode_image(batch.reference.images), dim=-1)
-        taught_images = self._taught_images[batch.reference.rows].to(images.device)
+        # A text is compared with all images of the step: processes encode their share of them and see the others'.
+        images = gathered(F.normalize(self.student.encode_image(batch.reference.images), dim=-1))
+        taught_images = self._taught_images[gathered(batch.reference.rows)].to(images.device)
         taught = scale * taught_images @ self._taught_texts.T
         said = scale * images @ self._taught_texts.T
         terms["kd_image"] = config.kd_image_weight * distillation(taught, said, config.kd_temperature)
         if config.distill_text:
             # All texts at every step would cost far more than the rest; some of them estimate the mean over all.
-            some = torch.randint(len(self._tokens), (len(images),))
-            texts = F.normalize(self.student.encode_text(self._tokens[some]), dim=-1)
+            some = by_main(lambda: torch.randint(len(self._tokens), (len(images),)))
+            own = self._tokens[some[share(len(some))]]
+            texts = gathered(F.normalize(self.student.encode_text(own), dim=-1))
             taught, said = taught[:, some], scale * images @ texts.T
         terms["kd_text"] = config.kd_text_weight * distillation(taught.T, said.T, config.kd_temperature)
         return terms

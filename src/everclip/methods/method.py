@@ -28,6 +28,7 @@ from everclip.backbone import Backbone
 from everclip.data import Images, LabeledEmbeddings
 from everclip.errors import InputError
 from everclip.features import Feed, FrozenFeatures, FrozenImages, embed_features, embed_images
+from everclip.processes import by_main
 from everclip.prompts import class_tokens
 from everclip.streams.stream import TaskInfo
 
@@ -66,7 +67,8 @@ class Reference:
     """The reference images of one training step.
 
     Attributes:
-        images: normalized pixels (R, 3, S, S) under the evaluation view, on the model's device.
+        images: normalized pixels (R, 3, S, S) under the evaluation view, on the model's device; of several processes
+            this one's share (`processes.gathered` brings together what they say of theirs).
         rows: which images of `Method.reference` they are (R,), int64, on the host.
     """
 
@@ -81,7 +83,8 @@ class Batch:
     Attributes:
         task: whose images these are.
         images: what the method is fed (`Method.feed`), on the model's device: normalized pixels (B, 3, S, S), or
-            un-normalized frozen features, embeddings (B, D) or output tokens (B, T, D).
+            un-normalized frozen features, embeddings (B, D) or output tokens (B, T, D). Of several processes this
+            one's share of the pixels, or all features.
         labels: class indices within the task (B,), int64.
         reference: as many reference images, where the method has `reference`.
     """
@@ -228,7 +231,7 @@ class Method(nn.Module):
         """Called before the first step of every phase but the first (phase 0 begins with `begin_task`)."""
 
     def after_backward(self) -> None:
-        """Called between the backward pass and the optimizer's step."""
+        """Called between the backward pass and the optimizer's step; gradients are those of the whole batch."""
 
     def after_step(self, step: int) -> None:
         """Called after optimizer step `step` (0-based)."""
@@ -265,7 +268,7 @@ class Method(nn.Module):
             self._training_tokens[task] = class_tokens(self.backbone, task.class_names, templates)
         tokens = self._training_tokens[task]
         # No draw where there is no choice: the generator's later draws (dropout, noise) stay what they were.
-        template = int(torch.randint(tokens.shape[1], ())) if tokens.shape[1] > 1 else 0
+        template = by_main(lambda: int(torch.randint(tokens.shape[1], ()))) if tokens.shape[1] > 1 else 0
         return tokens[:, template]
 
     # -- answering -------------------------------------------------------------------------------------------------

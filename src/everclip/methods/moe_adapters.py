@@ -18,6 +18,7 @@ from everclip.errors import InputError
 from everclip.features import FrozenFeatures
 from everclip.layers.moe import MoEBranch, Routes
 from everclip.methods.method import ORIGINAL, Batch, Loss, Method, Promise, PromptedConfig, classification_loss
+from everclip.processes import is_main, summed, world
 from everclip.prompts import class_tokens, encode_classes
 from everclip.streams.stream import TaskInfo
 
@@ -109,6 +110,7 @@ class MoEAdapters(Method):
         cfg = self.config
         branch = MoEBranch(norm.weight.shape[0], cfg.bottleneck, cfg.top_k, cfg.scale, cfg.dropout)
         branch.balanced = cfg.balance_weight > 0
+        branch.shared_out = tower == "image"
         branch.to(norm.weight.device)
         residual: list[Tensor] = []
 
@@ -203,6 +205,7 @@ class MoEAdapters(Method):
 
     def forward(self, batch: Batch) -> Loss:
         """CE_ε over the task's class prompts; both towers on the route of the task."""
+        before = torch.stack([branch.hits for branch in self.branches])
         tokens = self.training_tokens(batch.task)
         position = self.tasks.index(batch.task)
         images = self.encode_images(batch.images, self._routes(len(batch.images), position))
@@ -214,8 +217,26 @@ class MoEAdapters(Method):
             balance = torch.stack([branch.balance for branch in self.branches]).sum()
             loss = loss + self.config.balance_weight * balance
             parts["balance"] = balance.detach()
+        self._count_together(before)
         self._ask_who_rests()
         return Loss(loss, parts)
+
+    def _count_together(self, before: Tensor) -> None:
+        """Add up what the samples of all processes selected in this step, given the hits before it (blocks, E).
+
+        An image is one process's own; prompts are the same for all, so those of the main process count.
+        """
+        if world() == 1:
+            return
+        selected = torch.stack([branch.hits for branch in self.branches]) - before
+        counted = selected.clone()
+        if not is_main():
+            counted[len(self.towers["image"]) :] = 0
+        selected, counted = summed(torch.stack([selected, counted]))
+        for branch, hits, count in zip(self.branches, before + counted, selected, strict=True):
+            branch.hits.copy_(hits)
+            if branch.used is not None:
+                branch.used = count > 0
 
     def _ask_who_rests(self) -> None:
         """Begin to bring to the host which experts the forward pass selected; the device goes on meanwhile."""

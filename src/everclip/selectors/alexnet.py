@@ -18,6 +18,7 @@ from everclip.backbone import Backbone
 from everclip.data import Images, LabeledEmbeddings, cache_key, embedding_cache
 from everclip.errors import InputError
 from everclip.features import embed_images
+from everclip.processes import main_first
 
 CONV5 = 11
 """Modules of torchvision's `alexnet().features` up to its last convolution, the ReLU after it left out."""
@@ -101,7 +102,8 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 def _download() -> dict[str, Tensor]:
     try:
-        return AlexNet_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
+        with main_first():
+            return AlexNet_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError) as error:
         raise InputError(
             f"the AlexNet weights can't be downloaded ({error}); set alexnet=FILE to a copy of torchvision's "
