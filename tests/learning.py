@@ -179,7 +179,7 @@ def judgment(method: Method, lessons: Lessons) -> dict[tuple, Tensor]:
     for test in lessons.tests:
         images = method.embed_all(test.data, 0)
         logits = lessons.backbone.logit_scale * images @ bank.T
-        every = {"all": torch.ones(len(classes), dtype=torch.bool)}
+        every = {"all": range(len(classes))}
         p = method.posterior(images, logits, classes, every)["all"]
         for (task, label), column in zip(classes, p.T, strict=True):
             said[test.info.name, lessons.infos[task].name, label] = column.clone()

@@ -242,7 +242,7 @@ def test_learned_classes_share_what_zero_shot_leaves_them(seed: int):
     zero_shot = torch.randn(7, 6, generator=generator).softmax(dim=1)
     learned = torch.tensor([True, False, True, True, False, False])
     scores = torch.randn(7, 3, generator=generator, dtype=torch.float64).softmax(dim=1)
-    fused = share_among_learned(zero_shot, learned, scores)
+    fused = share_among_learned(zero_shot, learned.nonzero().flatten().tolist(), scores)
     assert torch.equal(fused[:, ~learned], zero_shot[:, ~learned])
     torch.testing.assert_close(fused.sum(dim=1), torch.ones(7))
     inside = fused[:, learned] / fused[:, learned].sum(dim=1, keepdim=True)
@@ -251,7 +251,6 @@ def test_learned_classes_share_what_zero_shot_leaves_them(seed: int):
 
 def test_the_gate_by_hand():
     zero_shot = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.3, 0.6]])
-    learned = torch.tensor([True, True, False])
     scores = torch.tensor([[-0.1, 0.9], [0.9, 0.1]], dtype=torch.float64)
     expected = torch.tensor([[0.02, 0.78, 0.04], [0.1, 0.3, 0.6]])
-    torch.testing.assert_close(gated(zero_shot, learned, scores, 0.8), expected)
+    torch.testing.assert_close(gated(zero_shot, [0, 1], scores, 0.8), expected)

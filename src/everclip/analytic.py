@@ -153,10 +153,16 @@ def cosine_to_means(x: Tensor, sums: Tensor, left_out: Tensor | None = None) -> 
     return scores
 
 
+def squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    """‖a − b‖² of points (N, D) and (C, D) → (N, C), by one matrix product."""
+    norms = a.square().sum(dim=1, keepdim=True) + b.square().sum(dim=1)
+    return (norms - 2 * a @ b.T).clamp(min=0)
+
+
 def distances(x: Tensor, means: Tensor, precision: Tensor) -> Tensor:
     """Squared Mahalanobis distance of x (N, D) to each mean (C, D) under one Σ⁻¹ (D, D): (N, C)."""
     root = torch.linalg.cholesky(precision)
-    return torch.cdist(x @ root, means @ root).square()
+    return squared_distances(x @ root, means @ root)
 
 
 def distances_left_out(
@@ -255,34 +261,34 @@ def mixture_weights(parts: Tensor, labels: Tensor, penalty: float = 1e-5, steps:
         used &= w >= 0  # a classifier that would count against itself is left out, and the rest fitted again
 
 
-def share_among_learned(zero_shot: Tensor, learned: Tensor, scores: Tensor) -> Tensor:
+def share_among_learned(zero_shot: Tensor, learned: Sequence[int], scores: Tensor) -> Tensor:
     """Classes not learned keep CLIP's probability exactly; the learned ones divide what is left by `scores`.
 
     Args:
         zero_shot: p(c|x) of the original CLIP over all candidates (B, K).
-        learned: which candidates are learned (K,), bool.
+        learned: which of the K candidates are learned.
         scores: p(c | x, c is learned), (B, learned candidates); rows sum to 1.
 
     Returns:
         p(c|x) (B, K), rows sum to 1.
     """
-    fused = zero_shot.clone()
+    learned, fused = list(learned), zero_shot.clone()
     fused[:, learned] = zero_shot[:, learned].sum(dim=1, keepdim=True) * scores.to(fused.dtype)
     return fused
 
 
-def gated(zero_shot: Tensor, learned: Tensor, scores: Tensor, beta: float) -> Tensor:
+def gated(zero_shot: Tensor, learned: Sequence[int], scores: Tensor, beta: float) -> Tensor:
     """RAIL's rule (arXiv 2406.18868): (1 − β) p_zs + β p̂ where CLIP's own answer is a learned class, else p_zs.
 
     Args:
         zero_shot: p_zs over all candidates (B, K).
-        learned: which candidates are learned (K,), bool.
+        learned: which of the K candidates are learned.
         scores: p̂ (B, learned candidates); raw outputs of the regression in the paper, so no probability.
         beta: weight of p̂.
     """
-    fused = (1 - beta) * zero_shot
-    fused[:, learned] += beta * scores.to(fused.dtype)
-    return torch.where(learned[zero_shot.argmax(dim=1)][:, None], fused, zero_shot)
+    places, fused = torch.as_tensor(learned), (1 - beta) * zero_shot
+    fused[:, places] += beta * scores.to(fused.dtype)
+    return torch.where(torch.isin(zero_shot.argmax(dim=1), places)[:, None], fused, zero_shot)
 
 
 def sample_rows(rows: Tensor, labels: Tensor, count: int) -> Tensor:

@@ -62,6 +62,14 @@ class Classes:
             bank[columns] = text
         return bank
 
+    def cosines(self, z: Tensor, own: Sequence[Tensor], routes: Tensor) -> Tensor:
+        """Embeddings (R, D), each on the route of its own task (R,), with all classes → (R, C); see `on_route`."""
+        bank = self.bank(own)
+        if not self._overlap:
+            return z @ bank.T
+        every = torch.stack([z @ self.on_route(bank, own, route).T for route in range(len(own))])
+        return every[routes, torch.arange(z.shape[0])]
+
     def on_route(self, bank: Tensor, own: Sequence[Tensor], route: int) -> Tensor:
         """The same on the route of task `route`: it says its own classes itself."""
         if not self._overlap:
@@ -79,42 +87,40 @@ def shares(probabilities: Tensor) -> Tensor:
 
 
 def routed(
-    candidates: Mapping[str, Tensor],
+    candidates: Mapping[str, Sequence[int]],
     members: Tensor,
-    routes: Mapping[int, Tensor],
+    share: Tensor,
     original: Tensor,
-    logits: Callable[[int, Tensor], Tensor],
+    logits: Callable[[Tensor, Tensor], Tensor],
     told: bool,
 ) -> dict[str, Tensor]:
     """p(c|x) of a learner with routes, over each candidate set.
 
     Args:
-        candidates: name → which of the C classes are candidates (C,), bool.
-        members: which classes belong to a task (T, C), bool.
-        routes: learned task → its share of each image (B,); see `shares`.
+        candidates: name → which of the C classes are candidates.
+        members: which classes belong to a learned task (T, C), bool.
+        share: of each image (B, T + 1) over the learned tasks and the original CLIP; see `shares`.
         original: logits of the original CLIP (B, C).
-        logits: (task, rows of the batch) → logits of those images on the task's route (rows, C); asked only for rows
-            that take the route.
+        logits: images (R,), tasks (R,) → logits of those images on the routes of those tasks (R, C); asked only for
+            routes that an image takes.
         told: the selector was told the task.
 
     Returns:
         name → (B, candidates); rows sum to 1.
     """
-    untouched = {name: original[:, mask].softmax(dim=1) for name, mask in candidates.items()}
-    said = {name: torch.zeros_like(p) for name, p in untouched.items()}
-    learned = torch.zeros(members.shape[1], dtype=torch.bool)
-    for route, share in routes.items():
-        own = members[route]
-        learned |= own
-        answering = [name for name, mask in candidates.items() if bool((mask & own).any())]
-        rows = share.nonzero().flatten()
-        if len(rows) == 0 or not answering:
-            continue
-        on_route = logits(route, rows)
-        for name in answering:
-            p = on_route.masked_fill(~(candidates[name] & own), float("-inf")).softmax(dim=1)
-            said[name][rows] += share[rows, None] * p[:, candidates[name]]
-    return {name: mixed(p, said[name], learned[candidates[name]], told) for name, p in untouched.items()}
+    asked = {name: list(columns) for name, columns in candidates.items()}
+    speaks = torch.stack([members[:, columns].any(dim=1) for columns in asked.values()]).any(dim=0)
+    images, tasks = (share[:, :-1] * speaks).nonzero().unbind(dim=1)
+    on_route, weight = logits(images, tasks), share[images, tasks][:, None]
+    learned = members.any(dim=0)
+    answers = {}
+    for name, columns in asked.items():
+        zero_shot, own = original[:, columns].softmax(dim=1), members[:, columns][tasks]
+        p = on_route[:, columns].masked_fill(~own, float("-inf")).softmax(dim=1)
+        p = torch.where(own, p, 0.0)  # a task without a candidate has nothing to say
+        said = torch.zeros_like(zero_shot).index_add(0, images, weight * p)
+        answers[name] = mixed(zero_shot, said, learned[columns], told)
+    return answers
 
 
 def mixed(zero_shot: Tensor, said: Tensor, learned: Tensor, told: bool) -> Tensor:
@@ -129,4 +135,4 @@ def mixed(zero_shot: Tensor, said: Tensor, learned: Tensor, told: bool) -> Tenso
     rest = (1 - said.sum(dim=1, keepdim=True)) * zero_shot
     if told:
         return said + rest
-    return torch.where(learned, zero_shot[:, learned].sum(dim=1, keepdim=True) * said + rest, zero_shot)
+    return torch.where(learned, (zero_shot * learned).sum(dim=1, keepdim=True) * said + rest, zero_shot)

@@ -98,37 +98,40 @@ class Evaluator:
         return outcomes
 
     def _judge(self, index: int, test: TestSet, learned: int, texts: dict[int, Texts]) -> Outcome:
-        masks = self._candidate_masks(index, learned)
+        candidates = self._candidates(index, learned)
         routes = None
         if self.method.routed:
-            answers, routes = self._routed(index, test, masks, texts)
+            answers, routes = self._routed(index, test, candidates, texts)
         else:
             embeddings, logits = self._logits(index, test, 0, np.arange(len(test.data.labels)), texts)
-            answers = self.method.posterior(embeddings, logits, self._classes.keys, masks)
+            answers = self.method.posterior(embeddings, logits, self._classes.keys, candidates)
         truth = self._classes.columns[index][torch.from_numpy(np.asarray(test.data.labels))]
         correct, by_name = {}, {}
-        for name, mask in masks.items():
-            answer = mask.nonzero().flatten()[answers[name].argmax(dim=1)]
+        for name, columns in candidates.items():
+            answer = torch.tensor(columns)[answers[name].argmax(dim=1)]
             correct[name] = (answer == truth).numpy()
             by_name[name] = (self._name_of[answer] == self._name_of[truth]).numpy()
         return Outcome(correct, by_name, routes)
 
     def _routed(
-        self, index: int, test: TestSet, masks: dict[str, Tensor], texts: dict[int, Texts]
+        self, index: int, test: TestSet, candidates: dict[str, list[int]], texts: dict[int, Texts]
     ) -> tuple[dict[str, Tensor], np.ndarray]:
         """p(c|x) over each candidate set, (N, candidates), and images per route."""
         count = len(test.data.labels)
         p = self._probabilities(index, test, count)
         chosen = torch.bincount(p.argmax(dim=1), minlength=p.shape[1]).numpy()
-        share = shares(p)
-        routes = {task.index: share[:, column] for column, task in enumerate(self.selector.tasks)}
+        learned = [task.index for task in self.selector.tasks]
         _, original = self._logits(index, test, ORIGINAL, np.arange(count), texts)
 
-        def logits(route: int, rows: Tensor) -> Tensor:
-            return self._logits(index, test, route, rows.numpy(), texts)[1]
+        def logits(images: Tensor, tasks: Tensor) -> Tensor:
+            on_route = original.new_empty(len(images), original.shape[1])
+            for column in tasks.unique().tolist():
+                own = tasks == column
+                on_route[own] = self._logits(index, test, learned[column], images[own].numpy(), texts)[1]
+            return on_route
 
         told = self.selector.upper_bound
-        return routed(masks, self._classes.members, routes, original, logits, told), chosen
+        return routed(candidates, self._classes.members[learned], shares(p), original, logits, told), chosen
 
     def _logits(
         self, index: int, test: TestSet, route: int, rows: np.ndarray, texts: dict[int, Texts]
@@ -157,10 +160,10 @@ class Evaluator:
             return by_main(lambda: selector.batch_probabilities(features, count, index, VOTE_BATCH).cpu())
         return by_main(lambda: selector.probabilities(features, count, index).cpu())
 
-    def _candidate_masks(self, index: int, learned: int) -> dict[str, Tensor]:
+    def _candidates(self, index: int, learned: int) -> dict[str, list[int]]:
         own = self._classes.members[index]
         masks = {"task": own, "seen": own | self._classes.members[:learned].any(dim=0), "all": torch.ones_like(own)}
-        return {name: masks[name] for name in CANDIDATES}
+        return {name: masks[name].nonzero().flatten().tolist() for name in CANDIDATES}
 
     def _embed(self, index: int, test: TestSet, route: int, rows: np.ndarray) -> Tensor:
         """Normalized embeddings of some images of a test set under a route, each computed once per `route_key`."""

@@ -15,7 +15,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from everclip.analytic import ROUNDING, Statistics, distances, scatter_around, shrunk
+from everclip.analytic import ROUNDING, Statistics, scatter_around, shrunk, squared_distances
 
 USUAL = 0.95
 """Of a single task, nothing shows what is unknown: this share of its own images counts as known."""
@@ -46,13 +46,13 @@ class Familiarity:
     """
 
     def __init__(self, known: Sequence[Known]) -> None:
-        self._means, self._precision = _fit([task.statistics for task in known])
+        self._means, self._root = _fit([task.statistics for task in known])
         near, far = [], []
         for task in known if len(known) > 1 else []:
             others = [other for other in known if other is not task]
-            means, precision = _fit([other.statistics for other in others])
-            near.append(_distance(torch.cat([other.held_out for other in others]), means, precision))
-            far.append(_distance(task.held_out, means, precision))
+            means, root = _fit([other.statistics for other in others])
+            near.append(_distance(torch.cat([other.held_out for other in others]), means, root))
+            far.append(_distance(task.held_out, means, root))
         if not near:
             near.append(self._distance(known[0].held_out))
         self._slope, self._offset = _calibrated(torch.cat(near).numpy(), torch.cat([*far, near[0][:0]]).numpy())
@@ -62,11 +62,14 @@ class Familiarity:
         return torch.sigmoid(self._slope * self._distance(x) + self._offset)
 
     def _distance(self, x: Tensor) -> Tensor:
-        return _distance(x, self._means, self._precision)
+        return _distance(x, self._means, self._root)
 
 
 def _fit(parts: Sequence[Statistics]) -> tuple[Tensor, Tensor]:
-    """Means (C, D) of the classes that have images, and the inverse of their shared covariance (D, D)."""
+    """Class means times R (C, D), and R (D, D): R Rᵀ is the inverse of the shared covariance.
+
+    Only classes that have images count. Between points times R, Euclid's distance is Mahalanobis's.
+    """
     sums, counts = torch.cat([part.sums for part in parts]), torch.cat([part.counts for part in parts])
     sums, counts = sums[counts > 0], counts[counts > 0]
     means = sums / counts[:, None]
@@ -74,12 +77,13 @@ def _fit(parts: Sequence[Statistics]) -> tuple[Tensor, Tensor]:
     scatter = scatter_around(means, counts, gram)
     if float(scatter.trace()) <= ROUNDING * float(gram.trace()):  # a single image of every class: no spread to measure
         scatter = torch.eye(len(gram), dtype=gram.dtype) * gram.trace()
-    return means, torch.linalg.inv(shrunk(scatter, int(counts.sum())))
+    root = torch.linalg.cholesky(torch.linalg.inv(shrunk(scatter, int(counts.sum()))))
+    return means @ root, root
 
 
-def _distance(x: Tensor, means: Tensor, precision: Tensor) -> Tensor:
-    """Distance (B,) of x (B, D) to the nearest mean, in units of the typical one in D dimensions."""
-    return (distances(x.double(), means, precision).amin(dim=1) / x.shape[1]).sqrt()
+def _distance(x: Tensor, means: Tensor, root: Tensor) -> Tensor:
+    """Distance (B,) of x (B, D) to the nearest mean, in units of the typical one in D dimensions; see `_fit`."""
+    return (squared_distances(x.double() @ root, means).amin(dim=1) / x.shape[1]).sqrt()
 
 
 def _calibrated(near: np.ndarray, far: np.ndarray) -> tuple[float, float]:

@@ -61,26 +61,33 @@ def squared_variation(values: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Routes:
-    """Which router each sample of a batch takes, sorted out once on the host for all blocks.
+    """Which router each sample of a batch takes, sorted out once for all blocks.
 
     Attributes:
         routed: samples that take a router at all (R,), on the device; None where all do.
-        groups: task → its places among the routed samples, on the device; None where all routed samples are its own.
+        task: whose router that is: one for all of these samples, or one for each (R,), on the device.
     """
 
     routed: Tensor | None
-    groups: dict[int, Tensor | None]
+    task: int | Tensor
 
     @classmethod
-    def of(cls, route: Tensor, device: torch.device) -> Routes:
-        """Task ids (B,) int64 on the host, −1 = no router."""
+    def of(cls, route: Tensor | int, device: torch.device) -> Routes | None:
+        """Task ids (B,) int64, −1 = no router, or one for all samples; None where no sample takes a router.
+
+        A graph that is exported has no ids to look at: there all samples take a router.
+        """
+        if isinstance(route, int):
+            return cls(None, route) if route >= 0 else None
+        if torch.compiler.is_exporting():
+            return cls(None, route)
+        route = route.cpu()
         routed = (route >= 0).nonzero().flatten()
+        if len(routed) == 0:
+            return None
         tasks = route[routed]
-        found = tasks.unique().tolist()
-        groups = {task: (tasks == task).nonzero().flatten().to(device) for task in found}
-        return cls(
-            None if len(routed) == len(route) else routed.to(device), groups if len(found) > 1 else dict.fromkeys(found)
-        )
+        one = int(tasks[0]) if bool((tasks == tasks[0]).all()) else None
+        return cls(None if len(routed) == len(route) else routed.to(device), tasks.to(device) if one is None else one)
 
 
 class Expert(nn.Module):
@@ -217,20 +224,26 @@ class MoEBranch(nn.Module):
 
     def gates(self, c: Tensor, routes: Routes) -> tuple[Tensor, Tensor]:
         """Gates (R, k) and experts (R, k) of the routed samples' router inputs (R, d)."""
-        gates = c.new_zeros(len(c), self.top_k)
-        experts = torch.zeros(len(c), self.top_k, dtype=torch.int64, device=c.device)
-        for task, rows in routes.groups.items():
-            logits, level = self.routers[task](c if rows is None else c[rows])
-            noise = draw_noise(logits) if self.training else None
-            part, index = noisy_top_k(logits, level, self.top_k, noise)
-            if self.training:
-                self._count(index)
-                if self.balanced:
-                    self._weigh(logits, level, noise, part, index)
-            if rows is None:
-                return part, index
-            gates[rows, : part.shape[1]], experts[rows, : part.shape[1]] = part.to(gates.dtype), index
+        if isinstance(routes.task, Tensor):
+            return noisy_top_k(self._logits_of_each(c, routes.task), None, self.top_k, None)
+        logits, level = self.routers[routes.task](c)
+        noise = draw_noise(logits) if self.training else None
+        gates, experts = noisy_top_k(logits, level, self.top_k, noise)
+        if self.training:
+            self._count(experts)
+            if self.balanced:
+                self._weigh(logits, level, noise, gates, experts)
         return gates, experts
+
+    def _logits_of_each(self, c: Tensor, tasks: Tensor) -> Tensor:
+        """Logits (R, E) of samples with a router each; what a router does not see has −∞.
+
+        All routers are asked about all samples: they are small, and nobody has to look which sample takes which.
+        """
+        assert not self.training, "a training step is one task's"
+        count = len(self.experts)
+        every = [F.pad(router(c)[0], (0, count - router.gate.shape[1]), value=float("-inf")) for router in self.routers]
+        return torch.stack(every)[tasks, torch.arange(c.shape[0], device=c.device)]
 
     def _count(self, experts: Tensor) -> None:
         chosen = experts.flatten()
@@ -259,7 +272,8 @@ class MoEBranch(nn.Module):
         if looking_is_free(experts):
             active, place = experts.unique(return_inverse=True)
             return active.tolist(), place
-        visible = sorted({expert for task in routes.groups for expert in self.routers[task].visible})
+        asked = [self.routers[routes.task]] if isinstance(routes.task, int) else self.routers
+        visible = sorted({expert for router in asked for expert in router.visible})
         if self.training:
             self.used = torch.zeros_like(self.hits, dtype=torch.bool) if self.used is None else self.used
             self.used.index_fill_(0, experts.flatten(), True)
@@ -306,8 +320,8 @@ class MoEBranch(nn.Module):
 
 
 def looking_is_free(tensor: Tensor) -> bool:
-    """Whether the host can read a tensor without waiting for a device."""
-    return tensor.device.type == "cpu"
+    """Whether the host can read a tensor without waiting for a device. A graph that is exported has none to read."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_exporting()
 
 
 def draw_noise(logits: Tensor) -> Tensor:

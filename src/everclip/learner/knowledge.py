@@ -9,16 +9,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from everclip.analytic import Statistics
 from everclip.answers import routed, shares
-from everclip.data import LabeledEmbeddings
 from everclip.errors import InputError
-from everclip.features import FrozenFeatures
+from everclip.features import BATCH, FrozenFeatures
 from everclip.learner.config import LearnerConfig
 from everclip.learner.lessons import Increment, Lesson
 from everclip.learner.questions import ZERO_SHOT, Question, question
@@ -158,7 +156,7 @@ class Knowledge:
         return asked
 
     @torch.no_grad()
-    def posterior(self, asked: Question, features: Tensor, views: np.ndarray | None) -> Tensor:
+    def posterior(self, asked: Question, features: Tensor, views: Tensor | None) -> Tensor:
         """p(c|x) over the candidates, by the rule of `answers`.
 
         Args:
@@ -175,7 +173,7 @@ class Knowledge:
         known = self._familiarity.probability(F.normalize(features, dim=-1)).to(p.dtype)[:, None]
         return torch.cat([known * p, 1 - known], dim=1)
 
-    def _among_candidates(self, asked: Question, features: Tensor, views: np.ndarray | None) -> Tensor:
+    def _among_candidates(self, asked: Question, features: Tensor, views: Tensor | None) -> Tensor:
         method, classes = self.method, asked.classes
         scale = method.backbone.logit_scale.cpu()
         embeddings = F.normalize(features, dim=-1)
@@ -185,16 +183,23 @@ class Knowledge:
         if self.selector is None:
             return method.posterior(embeddings, original, classes.keys, candidates)["all"]
         own = self._texts(0, asked.asked)
-        bank = classes.bank(own)
 
-        def logits(route: int, rows: Tensor) -> Tensor:
+        def logits(images: Tensor, tasks: Tensor) -> Tensor:
             assert views is not None
-            pixels = method.backbone.pixels(torch.from_numpy(views[rows.numpy()]))
-            return scale * method.embed(pixels, route).cpu() @ classes.on_route(bank, own, route).T
+            return scale * classes.cosines(self._on_routes(views[images], tasks), own, tasks)
 
+        members = classes.members[: len(self.increments)]
         share = shares(self._route_probabilities(features))
-        routes = {index: share[:, index] for index in range(len(self.increments))}
-        return routed(candidates, classes.members, routes, original, logits, told=False)["all"]
+        return routed(candidates, members, share, original, logits, told=False)["all"]
+
+    def _on_routes(self, views: Tensor, tasks: Tensor) -> Tensor:
+        """Normalized embeddings (R, D) of views (R, 3, S, S), each on the route of its own task (R,)."""
+        method = self.method
+        if torch.compiler.is_exporting():  # how many there will be is not known
+            return method.embed_each(method.backbone.pixels(views), tasks)
+        parts = zip(views.split(BATCH), tasks.split(BATCH), strict=True)
+        z = [method.embed_each(method.backbone.pixels(part), routes).cpu() for part, routes in parts if len(part)]
+        return torch.cat([torch.empty(0, method.backbone.embed_dim), *z])
 
     def answering(self, features: Tensor) -> list[str]:
         """Which task answers for images (B, D) when all learned classes are candidates, by frozen features alone."""
@@ -221,8 +226,7 @@ class Knowledge:
     def _route_probabilities(self, features: Tensor) -> Tensor:
         """p(t|x) (B, T + 1) of features (B, D)."""
         assert self.selector is not None
-        data = LabeledEmbeddings(features.numpy(), np.zeros(len(features), dtype=np.int64))
-        return self.selector.probabilities(self.selector.read(data, self.features), len(features), None).cpu()
+        return self.selector.probabilities(features, features.shape[0], None).cpu()
 
     def _texts(self, route: int, asked: TaskInfo | None) -> list[Tensor]:
         """Class embeddings (C_t, D) of every increment, and of labels that were never learned."""
@@ -246,7 +250,7 @@ class Knowledge:
         for increment in self.increments:
             newest = increment.info is lesson.info
             if len(increment.held_out) and (newest or self.answers_from_features):
-                views = lesson.views[lesson.held_out] if newest else None
+                views = torch.from_numpy(lesson.views[lesson.held_out]) if newest else None
                 answer = self.posterior(asked, torch.from_numpy(increment.held_out.embeddings), views).argmax(dim=1)
                 truth = asked.classes.columns[increment.info.index][torch.from_numpy(increment.held_out.labels)]
                 right[increment.task] += (answer == truth).tolist()

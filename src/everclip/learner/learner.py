@@ -291,12 +291,12 @@ class Learner:
             batch.append(view)
             if len(batch) == BATCH or position == len(source):
                 good = [each for each in batch if not isinstance(each, BadImage)]
-                answers = iter(self._predictions(np.stack(good), asked, top_k) if good else ())
+                answers = iter(self._predictions(torch.from_numpy(np.stack(good)), asked, top_k) if good else ())
                 for each in batch:
                     yield each if isinstance(each, BadImage) else next(answers)
                 batch = []
 
-    def _predictions(self, views: np.ndarray, asked: Question, top_k: int) -> list[Prediction]:
+    def _predictions(self, views: Tensor, asked: Question, top_k: int) -> list[Prediction]:
         return predictions(self._knowledge.posterior(asked, self._features(views), views), asked, top_k)
 
     def view(self, image: Image.Image) -> np.ndarray:
@@ -318,7 +318,7 @@ class Learner:
             In their order, for each an answer, or what is wrong with the question.
         """
         knowledge = self._knowledge  # one and the same for all, whatever is learned meanwhile
-        views = np.stack([each.view for each in asked])
+        views = torch.from_numpy(np.stack([each.view for each in asked]))
         features = self._features(views)
         ways: dict[tuple, list[int]] = {}
         for row, each in enumerate(asked):
@@ -334,9 +334,9 @@ class Learner:
         return [answers[row] for row in range(len(asked))]
 
     @torch.no_grad()
-    def _features(self, views: np.ndarray) -> Tensor:
+    def _features(self, views: Tensor) -> Tensor:
         """Frozen features (B, D) of views (B, 3, S, S) uint8."""
-        return self._backbone.encode_image(self._backbone.pixels(torch.from_numpy(views))).cpu()
+        return self._backbone.encode_image(self._backbone.pixels(views)).cpu()
 
     # -- on disk and on the Hub ------------------------------------------------------------------------------------
 

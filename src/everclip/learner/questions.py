@@ -29,14 +29,14 @@ class Question:
     Attributes:
         classes: those of all increments, and the asked labels that were never learned.
         asked: these labels, where there are any.
-        candidates: which classes may be the answer (C,), bool.
+        candidates: which of the C classes may be the answer.
         tasks: what users call the task of each class, `zero-shot` for labels never learned.
         open: the answer may be that it is nothing of what was learned.
     """
 
     classes: Classes
     asked: TaskInfo | None
-    candidates: Tensor
+    candidates: list[int]
     tasks: list[str]
     open: bool
 
@@ -76,7 +76,7 @@ def question(
         keys = tuple((ASKED, number) for number in range(len(others)))
         asked = TaskInfo(len(infos), ZERO_SHOT, others, DEFAULT_TEMPLATES, keys)
     classes = Classes([*infos, *([asked] if asked else [])])
-    candidates = torch.tensor([not only or plain_name(name) in given for name in classes.names], dtype=torch.bool)
+    candidates = [c for c, name in enumerate(classes.names) if not only or plain_name(name) in given]
     called = {increment.space: increment.task for increment in learned}
     tasks = [called.get(space, ZERO_SHOT) for space, _ in classes.keys]
     return Question(classes, asked, candidates, tasks, bool(learned) and not (closed or only or others))
@@ -102,9 +102,8 @@ def checked_labels(labels: Sequence[str] | None, only: bool) -> list[str]:
 
 def predictions(p: Tensor, asked: Question, top_k: int) -> list[Prediction]:
     """What `Knowledge.posterior` says → answers."""
-    columns = asked.candidates.nonzero().flatten().tolist()
-    names: list[str | None] = [asked.classes.names[c] for c in columns]
-    tasks = [asked.tasks[c] for c in columns]
+    names: list[str | None] = [asked.classes.names[c] for c in asked.candidates]
+    tasks = [asked.tasks[c] for c in asked.candidates]
     if asked.open:
         names.append(None)
         tasks.append(ZERO_SHOT)

@@ -183,21 +183,27 @@ class Analytic(Method):
     # -- answering -------------------------------------------------------------------------------------------------
 
     def posterior(
-        self, embeddings: Tensor, logits: Tensor, classes: Sequence[tuple[int, int]], candidates: Mapping[str, Tensor]
+        self,
+        embeddings: Tensor,
+        logits: Tensor,
+        classes: Sequence[tuple[int, int]],
+        candidates: Mapping[str, Sequence[int]],
     ) -> dict[str, Tensor]:
         """p(c|x) over each candidate set; see `Method.posterior`."""
         solved = self.solution["weights"].shape[1] if self.solution else 0  # a task in progress is not learned yet
         places = {key: column for column, key in enumerate(joint_keys(self.tasks)[:solved])}
-        columns = torch.tensor([places.get(key, -1) for key in classes])
-        scores = self.scores(embeddings.cpu()) if solved else torch.empty(len(embeddings), 0)
+        scores = self.scores(embeddings.cpu()) if solved else None
         answers = {}
-        for name, mask in candidates.items():
-            learned = columns[mask] >= 0
-            p, own = logits[:, mask].softmax(dim=1), scores[:, columns[mask][learned]]
-            answers[name] = self.fused(p, learned, own, logits[:, mask][:, learned]) if learned.any() else p
+        for name, columns in candidates.items():
+            asked = logits[:, list(columns)]
+            answers[name] = asked.softmax(dim=1)
+            own = {k: places[classes[c]] for k, c in enumerate(columns) if classes[c] in places}
+            if own:
+                learned = list(own)
+                answers[name] = self.fused(answers[name], learned, scores[:, list(own.values())], asked[:, learned])
         return answers
 
-    def fused(self, zero_shot: Tensor, learned: Tensor, scores: Tensor, logits: Tensor) -> Tensor:
+    def fused(self, zero_shot: Tensor, learned: Sequence[int], scores: Tensor, logits: Tensor) -> Tensor:
         """p(c|x) (B, K) from p_zs (B, K), which of its columns are learned, and their scores and zero-shot logits."""
         parts = torch.stack([scores, logits.double()])[: self._parts]
         shares = torch.tensordot(self.solution["mixture"], parts, dims=1).softmax(dim=1)

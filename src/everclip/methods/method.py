@@ -280,6 +280,13 @@ class Method(nn.Module):
         """
         return F.normalize(self.backbone.encode_image(pixels), dim=-1)
 
+    def embed_each(self, pixels: Tensor, routes: Tensor) -> Tensor:
+        """As `embed`, each image (B, 3, S, S) on the route of a learned task of its own (B,), int64 on the host."""
+        embeddings = pixels.new_empty(len(pixels), self.backbone.embed_dim)
+        for route in routes.unique().tolist():
+            embeddings[routes == route] = self.embed(pixels[routes == route], route)
+        return embeddings
+
     def embed_all(self, data: Images | LabeledEmbeddings, route: int, rows: np.ndarray | None = None) -> Tensor:
         """What `embed` says of N images (or of some rows), in batches and fed as it wants: (N, D) on the CPU."""
         encode = partial(self.embed, route=route)
@@ -296,7 +303,11 @@ class Method(nn.Module):
         return self.features.classes(task.class_names, task.templates)
 
     def posterior(
-        self, embeddings: Tensor, logits: Tensor, classes: Sequence[tuple[int, int]], candidates: Mapping[str, Tensor]
+        self,
+        embeddings: Tensor,
+        logits: Tensor,
+        classes: Sequence[tuple[int, int]],
+        candidates: Mapping[str, Sequence[int]],
     ) -> dict[str, Tensor]:
         """p(c|x) over each candidate set, of a method without routes; one joint classifier answers here.
 
@@ -304,12 +315,12 @@ class Method(nn.Module):
             embeddings: what `embed` gives (B, D).
             logits: s · embeddings · classifierᵀ over all classes (B, C).
             classes: what identifies the C classes (`TaskInfo.keys`).
-            candidates: name → which classes are candidates (C,), bool.
+            candidates: name → which of the C classes are candidates.
 
         Returns:
             name → (B, candidates), rows sum to 1.
         """
-        return {name: logits[:, mask].softmax(dim=1) for name, mask in candidates.items()}
+        return {name: logits[:, list(columns)].softmax(dim=1) for name, columns in candidates.items()}
 
     def route_key(self, route: int) -> str:
         """Names what `embed` computes on a route: as long as it is the same, embeddings may be reused.

@@ -86,7 +86,7 @@ class MoEAdapters(Method):
         if config.text_tower:
             towers["text"] = self.twin.text_blocks
         self.towers = nn.ModuleDict()
-        self._context: dict[str, tuple[Routes, Tensor | None] | None] = {"image": None, "text": None}
+        self._context: dict[str, tuple[Routes, Tensor | int | None] | None] = {"image": None, "text": None}
         for tower, blocks in towers.items():
             self.towers[tower] = nn.ModuleList(self._attach(tower, block) for block in blocks)
         self._used: tuple[Tensor, torch.cuda.Event | None] | None = None
@@ -131,46 +131,49 @@ class MoEAdapters(Method):
         return branch
 
     def _with_experts(
-        self, branch: MoEBranch, output: Tensor, h: Tensor, routes: Routes, token: Tensor | None
+        self, branch: MoEBranch, output: Tensor, h: Tensor, routes: Routes, token: Tensor | int | None
     ) -> Tensor:
-        c = h.mean(dim=1) if token is None else h[torch.arange(len(h), device=h.device), token]
+        if token is None:
+            c = h.mean(dim=1)
+        else:
+            c = h[:, token] if isinstance(token, int) else h[torch.arange(len(h), device=h.device), token]
         rows = routes.routed
         if rows is None:
             return output + branch(h, c, routes).to(output.dtype)
         # Rows on the route to the original CLIP are not touched at all: they stay equal to the last bit.
         return output.index_add(0, rows, branch(h[rows], c[rows], routes).to(output.dtype))
 
-    def _encode(self, tower: str, inputs: Tensor, route: Tensor, token: Tensor | None) -> Tensor:
+    def _encode(self, tower: str, inputs: Tensor, route: Tensor | int, token: Tensor | int | None) -> Tensor:
         encode = self.twin.encode_image if tower == "image" else self.twin.encode_text
-        if tower not in self.towers or bool((route == ORIGINAL).all()):
+        routes = Routes.of(route, inputs.device) if tower in self.towers else None
+        if routes is None:
             return encode(inputs)
-        self._context[tower] = (Routes.of(route.cpu(), inputs.device), token)
+        self._context[tower] = (routes, token)
         try:
             return encode(inputs)
         finally:
             self._context[tower] = None
 
-    def encode_images(self, pixels: Tensor, route: Tensor) -> Tensor:
-        """Normalized pixels (B, 3, S, S), one task id per image (B,), −1 = original CLIP → features (B, D).
+    def encode_images(self, pixels: Tensor, route: Tensor | int) -> Tensor:
+        """Normalized pixels (B, 3, S, S) → features (B, D).
 
-        The task ids are best given on the host, where they are sorted out.
+        Args:
+            pixels: images.
+            route: one task id per image (B,), best given on the host, where they are sorted out; or one for all. −1 is
+                the original CLIP.
         """
-        token = torch.zeros(len(route), dtype=torch.int64, device=pixels.device) if self.twin.has_class_token else None
-        return self._encode("image", pixels, route, token)
+        return self._encode("image", pixels, route, 0 if self.twin.has_class_token else None)
 
-    def encode_texts(self, tokens: Tensor, route: Tensor) -> Tensor:
-        """Token ids (P, context), one task id per prompt (P,), −1 = original CLIP → features (P, D)."""
-        if self.config.text_router_token == "eot":
-            token = self.twin.eot_position(tokens)
-        else:
-            token = torch.zeros(len(route), dtype=torch.int64, device=tokens.device)
+    def encode_texts(self, tokens: Tensor, route: Tensor | int) -> Tensor:
+        """Token ids (P, context) → features (P, D); `route` as for `encode_images`."""
+        token = self.twin.eot_position(tokens) if self.config.text_router_token == "eot" else 0
         return self._encode("text", tokens, route, token)
 
-    def _routes(self, count: int, route: int) -> Tensor:
-        router = route
+    def _router(self, route: int) -> int:
+        """Which router a route takes."""
         if self.config.shared_router and route != ORIGINAL:
-            router = 0 if self.tasks else ORIGINAL  # before the first task, the answer is the original's
-        return torch.full((count,), router, dtype=torch.int64)
+            return 0 if self.tasks else ORIGINAL  # before the first task, the answer is the original's
+        return route
 
     # -- learning --------------------------------------------------------------------------------------------------
 
@@ -207,9 +210,9 @@ class MoEAdapters(Method):
         """CE_ε over the task's class prompts; both towers on the route of the task."""
         before = torch.stack([branch.hits for branch in self.branches])
         tokens = self.training_tokens(batch.task)
-        position = self.tasks.index(batch.task)
-        images = self.encode_images(batch.images, self._routes(len(batch.images), position))
-        texts = self.encode_texts(tokens, self._routes(len(tokens), position))
+        router = self._router(self.tasks.index(batch.task))
+        images = self.encode_images(batch.images, router)
+        texts = self.encode_texts(tokens, router)
         scale = self.twin.logit_scale
         loss = classification_loss(images, texts, batch.labels, scale, self.config.label_smoothing)
         parts = {"ce": loss.detach()}
@@ -288,7 +291,11 @@ class MoEAdapters(Method):
 
     def embed(self, pixels: Tensor, route: int) -> Tensor:
         """Normalized embeddings (B, D) with the experts of task `route`, or of the original CLIP."""
-        return F.normalize(self.encode_images(pixels, self._routes(len(pixels), route)), dim=-1)
+        return F.normalize(self.encode_images(pixels, self._router(route)), dim=-1)
+
+    def embed_each(self, pixels: Tensor, routes: Tensor) -> Tensor:
+        """As `embed`, with the experts of a task of its own (B,) for each image, in one forward pass."""
+        return F.normalize(self.encode_images(pixels, routes), dim=-1)
 
     def classifier(self, task: TaskInfo, route: int) -> Tensor:
         """Class embeddings (C, D): a learned task's with its own router, any other's by the original CLIP.
@@ -298,9 +305,9 @@ class MoEAdapters(Method):
         learned = bool(self.tasks) if self.config.shared_router else task in self.tasks
         if route == ORIGINAL or not learned or "text" not in self.towers:
             return super().classifier(task, route)
-        position = 0 if self.config.shared_router else self.tasks.index(task)
+        router = 0 if self.config.shared_router else self.tasks.index(task)
         tokens = class_tokens(self.backbone, task.class_names, task.templates)
-        return encode_classes(lambda part: self.encode_texts(part, self._routes(len(part), position)), tokens)
+        return encode_classes(lambda part: self.encode_texts(part, router), tokens)
 
     def route_key(self, route: int) -> str:
         """Unless strict, experts that are not frozen change with every task, and with them what older tasks answer."""

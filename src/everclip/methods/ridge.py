@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Annotated, ClassVar, Literal
 
@@ -121,7 +121,7 @@ class PublishedFusionConfig(AnalyticConfig):
 class PublishedFusion(Analytic):
     """Adds RAIL's own rule to the ways of fusion."""
 
-    def fused(self, zero_shot: Tensor, learned: Tensor, scores: Tensor, logits: Tensor) -> Tensor:
+    def fused(self, zero_shot: Tensor, learned: Sequence[int], scores: Tensor, logits: Tensor) -> Tensor:
         """p(c|x), or under `fusion: published` what the paper takes the largest of: its p̂ is no probability."""
         if self.config.fusion == "published":
             return gated(zero_shot, learned, scores, self.config.beta)

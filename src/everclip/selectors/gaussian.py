@@ -15,7 +15,7 @@ from pydantic import Field
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from everclip.analytic import shrunk
+from everclip.analytic import shrunk, squared_distances
 from everclip.errors import InputError
 from everclip.selectors.scored import ScoredConfig, ScoredSelector
 from everclip.streams.stream import TaskInfo
@@ -60,7 +60,7 @@ class Gaussian(ScoredSelector):
         return {"centers": centers, "scatter": residual.T @ residual, "count": torch.tensor(len(x))}
 
     def prepare(self) -> None:
-        """The whitening transform of each column.
+        """The whitening transform of each column, and its centers under it.
 
         Raises:
             InputError: all images are the same, so they have no covariance.
@@ -70,21 +70,22 @@ class Gaussian(ScoredSelector):
         if float(scatter.trace()) <= 1e-12 * images:  # of unit vectors: rounding
             raise InputError("selector gaussian needs two different training images; give more, or use prototype.")
         pooled = shrunk(scatter, images)
-        self._whiteners = []
+        self._whitened = []
         for part in self.columns:
             count, size = int(part["count"]), len(pooled)
             own = min(OWN_COVARIANCE, count / (count + size))
             covariance = own * part["scatter"] / count + (1 - own) * pooled
-            self._whiteners.append(torch.linalg.cholesky(torch.linalg.inv(covariance)))
+            whitener = torch.linalg.cholesky(torch.linalg.inv(covariance))
+            volume = float(whitener.diagonal().log().sum())  # log of 1 / √det of the covariance
+            self._whitened.append((whitener, part["centers"] @ whitener, volume - math.log(len(part["centers"]))))
 
     def scores(self, features: Tensor) -> Tensor:
         """Log-likelihoods (B, C), up to one constant."""
         x = F.normalize(features.double(), dim=-1)
-        columns = []
-        for part, whitener in zip(self.columns, self._whiteners, strict=True):
-            distance = torch.cdist(x @ whitener, part["centers"] @ whitener).square()
-            volume = whitener.diagonal().log().sum()  # log of 1 / √det of the covariance
-            columns.append((-distance / 2).logsumexp(dim=1) - math.log(len(part["centers"])) + volume)
+        columns = [
+            (-squared_distances(x @ whitener, centers) / 2).logsumexp(dim=1) + constant
+            for whitener, centers, constant in self._whitened
+        ]
         return torch.stack(columns, dim=1)
 
 

@@ -136,6 +136,8 @@ class ScoredSelector(Selector):
 
     def _scores(self, features: Tensor) -> Tensor:
         """`scores` of any number of images, in chunks: features (N, D) of any precision → (N, C), float64."""
+        if torch.compiler.is_exporting():  # how many chunks there will be is not known
+            return self.scores(features.float())
         return torch.cat([self.scores(chunk.float()) for chunk in features.split(CHUNK)])
 
     def probabilities(self, features: Tensor | None, count: int, truth: int | None) -> Tensor:
@@ -148,8 +150,8 @@ class ScoredSelector(Selector):
         unseen = best < self._thresholds[column]
         p = torch.softmax(self._power * scores, dim=1)
         p = p if self.reference is not None else F.pad(p, (0, 1))
-        p[unseen] = F.one_hot(torch.tensor(p.shape[1] - 1), p.shape[1]).to(p.dtype)
-        return p.float()
+        original = F.one_hot(torch.tensor(p.shape[1] - 1), p.shape[1]).to(p.dtype)
+        return torch.where(unseen[:, None], original, p).float()
 
     def state(self) -> dict[str, Tensor]:
         """The description of every task and of the reference; the calibration follows from them."""
