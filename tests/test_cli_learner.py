@@ -182,3 +182,20 @@ def test_what_is_printed_beside_a_bar_goes_to_standard_output(capsys: pytest.Cap
         print("a result", file=sys.stdout)
     assert capsys.readouterr().out == "a result\n"
     assert "a result" not in terminal.file.getvalue()
+
+
+def test_export(everclip: Everclip, model: Path, folder: Path) -> None:
+    import onnxruntime
+
+    answer = everclip("export", model, "answers.onnx", "--labels", "a cat,red", "--compare-on", folder / "test", "--json")
+    assert (answer.code, answer.err) == (0, "")
+    report = json.loads(answer.out)
+    assert report["columns"] == [["green", "paint"], ["red", "paint"], ["a cat", "zero-shot"]]
+    assert report["compared"] == 6 + 4
+    (images, *_) = onnxruntime.InferenceSession("answers.onnx").get_inputs()
+    assert (images.name, images.type, images.shape[1:]) == ("images", "tensor(uint8)", [3, 32, 32])
+    answer = everclip("export", model, "answers.bin")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.splitlines() == [
+        "everclip: answers.bin does not end in .onnx; name the file so, for readers of the format go by it."
+    ]

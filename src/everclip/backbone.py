@@ -124,7 +124,7 @@ class Backbone(nn.Module):
         """
         source, kwargs = _resolve(name)
         try:
-            with torch.random.fork_rng(devices=[]), _quiet_libraries():
+            with torch.random.fork_rng(devices=[]), quiet_libraries():
                 torch.manual_seed(0)  # `random` weights, and any weight a checkpoint leaves out, are reproducible
                 model = open_clip.create_model(source, load_weights=kwargs.pop("load_weights", True), **kwargs)
                 tokenizer = open_clip.get_tokenizer(source)
@@ -308,7 +308,7 @@ class Backbone(nn.Module):
 
 
 @contextmanager
-def _quiet_libraries() -> Iterator[None]:
+def quiet_libraries() -> Iterator[None]:
     """What open_clip and the hub's client log while loading is said better by the one sentence of the error."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)

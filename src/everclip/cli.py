@@ -214,7 +214,8 @@ def selectors(as_json: AsJson = False) -> None:
 
 
 for command in (
-    cli_learner.learn, cli_learner.predict, cli_learner.show, cli_learner.forget, cli_learner.evaluate, cli_serve.serve,
+    cli_learner.learn, cli_learner.predict, cli_learner.show, cli_learner.forget, cli_learner.evaluate,
+    cli_learner.export, cli_serve.serve,
 ):  # fmt: skip
     app.command()(command)
 

@@ -1,4 +1,4 @@
-"""The commands of a learner: learn, predict, show, forget, evaluate."""
+"""The commands of a learner: learn, predict, show, forget, evaluate, export."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ Labeled = Annotated[
     Path, typer.Argument(metavar="FOLDER", help="DIR/CLASS/… or DIR/train/CLASS/… and DIR/test/CLASS/…")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
+LabelsOption = Annotated[str | None, typer.Option("--labels", metavar="A,B,…", help="What else it may be.")]
+OnlyOption = Annotated[bool, typer.Option("--only", help="It is one of --labels.")]
+ClosedOption = Annotated[bool, typer.Option("--closed", help="It is something learned, whatever it looks like.")]
 
 
 def learn(
@@ -62,9 +65,9 @@ def learn(
 def predict(
     model_dir: ModelDir,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Files, or folders of them at any depth.")],
-    labels: Annotated[str | None, typer.Option(metavar="A,B,…", help="What else it may be.")] = None,
-    only: Annotated[bool, typer.Option("--only", help="It is one of --labels.")] = False,
-    closed: Annotated[bool, typer.Option("--closed", help="It is something learned, whatever it looks like.")] = False,
+    labels: LabelsOption = None,
+    only: OnlyOption = False,
+    closed: ClosedOption = False,
     top_k: Annotated[int, typer.Option(min=1, help="Candidates to name.")] = 5,
     device: DeviceOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, a line per image.")] = False,
@@ -74,13 +77,12 @@ def predict(
     from everclip.learner import Learner
 
     paths = _files(images)
-    names = [label.strip() for label in labels.split(",") if label.strip()] if labels else None
     display = Display()
     learner = Learner.load(model_dir, device=device or "auto", display=display)
     bad = 0
     # A bar between lines on one screen would only be in their way.
     shown = contextlib.nullcontext(lambda done, total: None) if sys.stdout.isatty() else display.bar("predicting")
-    answers = learner.predict_files(paths, names, only=only, closed=closed, top_k=top_k)
+    answers = learner.predict_files(paths, _labels(labels), only=only, closed=closed, top_k=top_k)
     with shown as bar:
         for done, (path, answer) in enumerate(answers, 1):
             bar(done, len(paths))
@@ -166,6 +168,37 @@ def evaluate(model_dir: ModelDir, folder: Labeled, device: DeviceOption = None, 
     for name, (right, images) in found.per_class.items():
         table.add_row(escape(name), str(right), str(images), f"{100 * right / images:.1f}")
     printed(table)
+
+
+def export(
+    model_dir: ModelDir,
+    file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="What to write.")],
+    labels: LabelsOption = None,
+    only: OnlyOption = False,
+    closed: ClosedOption = False,
+    compare_on: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="IMAGE", help="An image, or a folder of them, on which the graph must answer alike."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the answers as an ONNX graph: pixels in, probabilities of all learned classes (and --labels) out."""
+    from everclip.learner import Learner
+
+    learner = Learner.load(model_dir, device="cpu")
+    report = learner.export(file, _labels(labels), only=only, closed=closed, compare_on=_files(compare_on or []))
+    if as_json:
+        typer.echo(json.dumps(asdict(report), indent=1, ensure_ascii=False))
+        return
+    columns = len(report.columns) + report.open
+    typer.echo(
+        f"{report.path}: {report.bytes / 1e6:.1f} MB, {columns} columns; on {report.compared} images onnxruntime and "
+        f"the learner differ by {report.difference:.1g} at most"
+    )
+
+
+def _labels(text: str | None) -> list[str] | None:
+    return [label.strip() for label in text.split(",") if label.strip()] if text else None
 
 
 def _first(values: dict) -> dict:

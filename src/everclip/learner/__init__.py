@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from everclip.learner.directory import LearnerDirectory
 from everclip.learner.learner import Learner
-from everclip.learner.reports import Evaluation, ForgetReport, LearnedTask, LearnReport, Prediction
+from everclip.learner.reports import Evaluation, ExportReport, ForgetReport, LearnedTask, LearnReport, Prediction
 
-__all__ = ["Evaluation", "ForgetReport", "LearnReport", "LearnedTask", "Learner", "LearnerDirectory", "Prediction"]
+__all__ = [
+    "Evaluation",
+    "ExportReport",
+    "ForgetReport",
+    "LearnReport",
+    "LearnedTask",
+    "Learner",
+    "LearnerDirectory",
+    "Prediction",
+]

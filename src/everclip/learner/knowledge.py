@@ -177,8 +177,7 @@ class Knowledge:
         method, classes = self.method, asked.classes
         scale = method.backbone.logit_scale.cpu()
         embeddings = F.normalize(features, dim=-1)
-        said = self._texts(ORIGINAL if method.routed else 0, asked.asked)
-        original = scale * embeddings @ classes.bank(said).T
+        original = scale * embeddings @ self.class_embeddings(asked, ORIGINAL if method.routed else 0).T
         candidates = {"all": asked.candidates}
         if self.selector is None:
             return method.posterior(embeddings, original, classes.keys, candidates)["all"]
@@ -240,6 +239,10 @@ class Knowledge:
     @cached_property
     def _original_texts(self) -> list[Tensor]:
         return [self.method.classifier(increment.info, ORIGINAL).float().cpu() for increment in self.increments]
+
+    def class_embeddings(self, asked: Question, route: int) -> Tensor:
+        """The classes of a question (C, D): the learned ones on their own task's route, or all by the original CLIP."""
+        return asked.classes.bank(self._texts(route, asked.asked))
 
     # -- what it remembers -----------------------------------------------------------------------------------------
 

@@ -50,7 +50,7 @@ from everclip.learner.directory import LearnerDirectory
 from everclip.learner.knowledge import Knowledge
 from everclip.learner.lessons import lesson
 from everclip.learner.questions import ZERO_SHOT, Asked, Question, checked_labels, predictions
-from everclip.learner.reports import Evaluation, ForgetReport, LearnedTask, LearnReport, Prediction
+from everclip.learner.reports import Evaluation, ExportReport, ForgetReport, LearnedTask, LearnReport, Prediction
 from everclip.learner.storing import about, read, write
 from everclip.material import Material
 
@@ -337,6 +337,43 @@ class Learner:
     def _features(self, views: Tensor) -> Tensor:
         """Frozen features (B, D) of views (B, 3, S, S) uint8."""
         return self._backbone.encode_image(self._backbone.pixels(views)).cpu()
+
+    def export(
+        self,
+        path: str | Path,
+        labels: Sequence[str] | None = None,
+        *,
+        only: bool = False,
+        closed: bool = False,
+        compare_on: Sequence[GivenImage] = (),
+    ) -> ExportReport:
+        """Write the answer to one question as an ONNX graph, for programs without Python or without EverCLIP.
+
+        Input `images` (B, 3, S, S) uint8, resized and cropped as the metadata `everclip.preprocessing` says; output
+        `probabilities` (B, K), whose columns the metadata `everclip.columns` names. `embeddings` (B, D) and
+        `class_embeddings` (K, D) are the original CLIP's, for comparisons of your own.
+
+        Args:
+            path: of the file, which ends in .onnx; what is there is replaced.
+            labels, only, closed: what is asked, as for `predict`.
+            compare_on: images on which graph and learner must agree, beside a few drawings: some of the learned kinds
+                take the routes that drawings do not.
+
+        Raises:
+            InputError: a question that makes no sense, a path or an image that can't be used, or onnxruntime missing.
+            EverclipError: the model can't be exported, or its graph answers otherwise.
+        """
+        from everclip.learner.export import export  # only here: it needs packages that the rest does not
+
+        asked = self._question(labels, only, closed)
+        shown = []
+        for view in views(GivenImages(compare_on), self._backbone.view, WORKERS):
+            if isinstance(view, BadImage):
+                raise view
+            shown.append(view)
+        side = self._backbone.view.size
+        images = np.stack(shown) if shown else np.empty((0, 3, side, side), dtype=np.uint8)
+        return export(self._knowledge, asked, Path(path).expanduser(), images)
 
     # -- on disk and on the Hub ------------------------------------------------------------------------------------
 

@@ -92,6 +92,27 @@ class ForgetReport:
 
 
 @dataclass(frozen=True)
+class ExportReport:
+    """What was exported.
+
+    Attributes:
+        path: of the graph.
+        bytes: of the graph and its weights.
+        columns: (label, task) of each column of the probabilities.
+        open: there is one more column, for nothing that was learned.
+        compared: images on which graph and learner were compared.
+        difference: the largest one found.
+    """
+
+    path: str
+    bytes: int
+    columns: list[tuple[str, str]]
+    open: bool
+    compared: int
+    difference: float
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """How well labeled images are answered; right is a class of the right name, of whatever task.
 
