@@ -187,7 +187,8 @@ def test_what_is_printed_beside_a_bar_goes_to_standard_output(capsys: pytest.Cap
 def test_export(everclip: Everclip, model: Path, folder: Path) -> None:
     import onnxruntime
 
-    answer = everclip("export", model, "answers.onnx", "--labels", "a cat,red", "--compare-on", folder / "test", "--json")
+    asked = ("--labels", "a cat,red", "--compare-on", folder / "test")
+    answer = everclip("export", model, "answers.onnx", *asked, "--json")
     assert (answer.code, answer.err) == (0, "")
     report = json.loads(answer.out)
     assert report["columns"] == [["green", "paint"], ["red", "paint"], ["a cat", "zero-shot"]]

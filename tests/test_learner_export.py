@@ -170,14 +170,15 @@ def test_every_kind_of_tower(
     new: New, paint: Path, photos: list[Path], tmp_path: Path, config: dict, method: str
 ) -> None:
     learner = new(method, paint, clip=tiny.clip_folder(tmp_path / "clip", config))
-    learner.export(tmp_path / "model.onnx", compare_on=photos)
+    # Closed: random weights give all images nearly one embedding, and how far it is from itself is rounding.
+    learner.export(tmp_path / "model.onnx", closed=True, compare_on=photos)
     views = np.stack([learner.view(Image.open(path).convert("RGB")) for path in photos])
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     p, z, classes = session.run(exporting.OUTPUTS, {"images": views})
-    for row, answer in zip(p, learner.predict(photos, top_k=100), strict=True):
+    for row, answer in zip(p, learner.predict(photos, closed=True, top_k=100), strict=True):
         assert np.allclose(sorted(row, reverse=True), sorted((c[1] for c in answer.top), reverse=True), atol=1e-4)
     assert z.shape == (len(photos), config["embed_dim"])
-    assert classes.shape == (p.shape[1] - 1, config["embed_dim"])
+    assert classes.shape == (p.shape[1], config["embed_dim"])
 
 
 @pytest.mark.slow

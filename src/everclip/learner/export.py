@@ -89,7 +89,6 @@ def export(knowledge: Knowledge, asked: Question, path: Path, views: np.ndarray)
         import onnx_ir
         import onnxruntime
         import onnxscript  # noqa: F401, torch's exporter is written in it
-        from onnx_ir.passes.common import DeduplicateInitializersPass
     except ModuleNotFoundError as error:
         raise InputError(
             f"export needs {error.name}, which is not installed; get it by pip install 'everclip[export]'."
@@ -98,8 +97,6 @@ def export(knowledge: Knowledge, asked: Question, path: Path, views: np.ndarray)
     images = torch.from_numpy(np.concatenate([views, drawn_views(answers.backbone)]))
     expected = _said(answers, images)  # before the trace: what is a constant is computed here, and kept
     program = _traced(answers, images[-3:])
-    # A tower with experts has the same weights as the one without.
-    DeduplicateInitializersPass(size_limit=LARGEST)(program.model)
     labels = [(asked.classes.names[c], asked.tasks[c]) for c in asked.candidates]
     program.model.metadata_props.update(_described(knowledge, labels, asked.open))
     with _replacing(path) as (graph, data):
@@ -142,10 +139,12 @@ def _said(answers: Answers, images: Tensor) -> list[Tensor]:
 @torch.no_grad()
 def _traced(answers: Answers, images: Tensor) -> Any:
     """The graph of any number of images, as torch's `ONNXProgram`."""
+    from onnx_ir.passes.common import DeduplicateInitializersPass
+
     try:
         with warnings.catch_warnings(), quiet_libraries():
             warnings.simplefilter("ignore")
-            return torch.onnx.export(
+            program = torch.onnx.export(
                 answers,
                 (images,),
                 dynamo=True,
@@ -154,6 +153,9 @@ def _traced(answers: Answers, images: Tensor) -> Any:
                 dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
                 verbose=False,
             )
+            # A tower with experts has the same weights as the one without.
+            DeduplicateInitializersPass(size_limit=LARGEST)(program.model)
+            return program
     except Exception as error:  # the tracer raises whatever an architecture that it does not know makes of it
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise EverclipError(
