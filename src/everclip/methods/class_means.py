@@ -54,7 +54,7 @@ class LDA(Analytic):
         gram = self.joint_gram()
         scatter = scatter_around(means, counts, gram)
         if float(scatter.trace()) <= 1e-12 * float(gram.trace()):
-            raise InputError("lda needs a class with two different training images; give more --shots or use ncm.")
+            raise InputError("lda needs a class with two different training images; give more images or use ncm.")
         count = int(counts.sum())
         precision = torch.linalg.inv(shrunk(scatter, count))
         weight = 1 - shrinkage(scatter, count)

@@ -184,7 +184,7 @@ class DualRAIL(PublishedFusion, Ridge):
         x = self._inducing()
         if len(x) > DUAL_LIMIT:
             raise InputError(
-                f"rail-dual has {len(x):,} images and can hold {DUAL_LIMIT:,}; use method rail or fewer --shots."
+                f"rail-dual has {len(x):,} images and can hold {DUAL_LIMIT:,}; use method rail or fewer images."
             )
         places = torch.cat([own[task["labels"]] for own, task in zip(columns, self.memory, strict=True)])
         targets = F.one_hot(places, len(counts)).double()
