@@ -17,7 +17,7 @@ demo: $(READY)
 	$(BIN)/everclip demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -m "not slow" -n auto --dist loadfile
 
 test-all: $(READY)
 	$(BIN)/python -m pytest -q

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from pydantic import Field
 from torch import Tensor
@@ -51,6 +52,7 @@ class WeightConsolidation(Anchored):
     summary = "finetuning that pulls the weights back to where the task started"
     paper = "baseline of ZSCL, Zheng et al. 2023, arXiv 2303.06628"
     Config = WeightConsolidationConfig
+    defaults: ClassVar[dict] = FullModel.defaults | {"consolidation": 0.1}  # published for steps a twentieth as long
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """L_wc beside what is inherited, unless its weight is 0."""
