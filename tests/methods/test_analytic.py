@@ -262,7 +262,7 @@ def test_one_image_per_class_is_enough_but_for_lda(name: str):
     method.begin_task(TASKS[0])
     method.accumulate(features[:3], labels[:3])
     if name == "lda":
-        with pytest.raises(InputError, match=r"two different training images.*--shots"):
+        with pytest.raises(InputError, match=r"two different training images.*more images"):
             method.solve()
         return
     method.solve()
