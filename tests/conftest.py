@@ -81,3 +81,19 @@ def golden_clip(golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> Bac
 def lessons(tiny_clip: Path, two_folders: str) -> Lessons:
     """The two folders, decoded for the tiny CLIP."""
     return lessons_of(Backbone.load(str(tiny_clip)), two_folders)
+
+
+@pytest.fixture(scope="session")
+def paint(two_folders: str) -> Path:
+    return Path(two_folders.removeprefix("folders:").split(",")[0])
+
+
+@pytest.fixture(scope="session")
+def cloth(two_folders: str) -> Path:
+    return Path(two_folders.split(",")[1])
+
+
+@pytest.fixture(scope="session")
+def photos(paint: Path, cloth: Path) -> list[Path]:
+    """New images of both tasks."""
+    return sorted([*(paint / "test").rglob("*.png"), *(cloth / "test").rglob("*.png")])

@@ -66,22 +66,6 @@ def new(backbone: Backbone, tiny_clip: Path) -> New:
     return make
 
 
-@pytest.fixture(scope="module")
-def paint(two_folders: str) -> Path:
-    return Path(two_folders.removeprefix("folders:").split(",")[0])
-
-
-@pytest.fixture(scope="module")
-def cloth(two_folders: str) -> Path:
-    return Path(two_folders.split(",")[1])
-
-
-@pytest.fixture(scope="module")
-def photos(paint: Path, cloth: Path) -> list[Path]:
-    """New images of both tasks."""
-    return sorted([*(paint / "test").rglob("*.png"), *(cloth / "test").rglob("*.png")])
-
-
 def said(answers: list[Prediction]) -> list[dict[tuple[str, str], float]]:
     """(label, task) → probability, of answers that name all candidates."""
     return [{(label, task): p for label, p, task in answer.top} for answer in answers]

@@ -33,22 +33,6 @@ New = Callable[..., Learner]
 
 
 @pytest.fixture(scope="module")
-def paint(two_folders: str) -> Path:
-    return Path(two_folders.removeprefix("folders:").split(",")[0])
-
-
-@pytest.fixture(scope="module")
-def cloth(two_folders: str) -> Path:
-    return Path(two_folders.split(",")[1])
-
-
-@pytest.fixture(scope="module")
-def photos(paint: Path, cloth: Path) -> list[Path]:
-    """New images of both tasks."""
-    return sorted([*(paint / "test").rglob("*.png"), *(cloth / "test").rglob("*.png")])
-
-
-@pytest.fixture(scope="module")
 def new(tiny_clip: Path) -> New:
     """A learner on the tiny CLIP, or another one, that has learned these folders."""
 
