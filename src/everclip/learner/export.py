@@ -65,7 +65,7 @@ class Answers(nn.Module):
         """
         knowledge, asked = self._of
         features = self.backbone.encode_image(self.backbone.pixels(images))
-        return knowledge.posterior(asked, features, images), F.normalize(features, dim=-1), self.class_embeddings + 0
+        return knowledge.posterior(asked, features, images), F.normalize(features, dim=-1), self.class_embeddings
 
 
 def export(knowledge: Knowledge, asked: Question, path: Path, views: np.ndarray) -> ExportReport:
