@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import struct
@@ -394,9 +395,17 @@ def test_compare_shows_and_writes(
     assert "zero-shot" in answer.out
     assert "finetune" in answer.out
     assert answer.err == ""
+    assert "numbers trained" not in answer.out
     assert (here / "a/t.csv").read_text().count("\n") == 3
     assert "finetune" in (here / "t.tex").read_text()
     assert "</svg>" in (here / "t.svg").read_text()
+
+
+def test_compare_tells_costs(everclip: Everclip, finished: Path) -> None:
+    answer = everclip("compare", finished, "--costs")
+    assert answer.code == 0
+    assert "numbers trained" in answer.out
+    assert re.search(r"finetune +0 +[\d,]+ +\d+\.\d–\d+\.\d +\d+\.\d\d MB", answer.out)
 
 
 def test_compare_refuses_what_cannot_be_compared(

@@ -168,6 +168,9 @@ def compare(
     published: Annotated[
         str | None, typer.Option(metavar="BENCHMARK", help="Among the rows of one of `everclip published`.")
     ] = None,
+    costs: Annotated[
+        bool, typer.Option("--costs", help="Also what a task costs: numbers trained, seconds, bytes kept.")
+    ] = False,
     csv: Annotated[Path | None, typer.Option(help="Write the table as CSV.")] = None,
     latex: Annotated[Path | None, typer.Option(help="Write the table as LaTeX.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the comparison (.png, .svg or .pdf).")] = None,
@@ -175,9 +178,11 @@ def compare(
     """Put finished runs side by side; refuses to mix protocols unless told."""
     from everclip.report import compare as side_by_side
 
-    comparison = side_by_side(runs, candidates, mix, published)
+    comparison = side_by_side(runs, candidates, mix, published, costs)
     for table in (*comparison.tables_by_dataset(), comparison.table()):
         printed(table)
+    if costs:
+        printed(comparison.table_of_costs())
     comparison.save(csv=csv, latex=latex, plot=plot)
 
 

@@ -196,7 +196,8 @@ class Experiment:
             )
         self.directory.save_state(self.state)
         seconds = round(time.perf_counter() - start, 2)
-        self.directory.event("learned", stage=number, tasks=[task.name for task in stage], seconds=seconds)
+        kind = "learned" if self.source is None else "taken over"
+        self.directory.event(kind, stage=number, tasks=[task.name for task in stage], seconds=seconds)
 
     def _train_stage(self, number: int, stage: list[Task]) -> None:
         """Train the method on a stage, and store what it learned."""

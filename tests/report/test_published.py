@@ -92,6 +92,15 @@ def test_runs_stand_among_the_published_rows(make_run):
     assert ours.by_dataset["transfer"]["aircraft"] is None
 
 
+def test_what_published_rows_cost_is_not_known(make_run):
+    comparison = compare([make_run("a", method="zscl", **PUBLISHED)], published="mtil-1", costs=True)
+    rows = list(csv.reader(io.StringIO(comparison.csv())))
+    assert len({len(row) for row in rows}) == 1
+    trained = rows[0].index("trained_per_task")
+    assert {row[0] for row in rows[1:] if row[trained]} == {"zscl"}
+    assert "published" not in printed(comparison.table_of_costs())
+
+
 def test_the_layout_of_the_field(make_run):
     comparison = compare([make_run("a", method="zscl", **PUBLISHED)], published="mtil-1")
     tables = comparison.tables_by_dataset()

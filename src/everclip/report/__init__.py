@@ -1,6 +1,6 @@
 """What a finished run says: its figures, plots, one HTML page, and tables that compare runs.
 
-Everything here reads the `results.json` of run directories and knows no method and no training.
+Everything here reads run directories, their `results.json` above all, and knows no method and no training.
 """
 
 from everclip.report.compare import Comparison, compare

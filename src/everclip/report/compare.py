@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from everclip.errors import InputError
+from everclip.report.cost import cost
 from everclip.report.published import beside, read_benchmark
 from everclip.report.results import load_run, text
 from everclip.report.table import ANY, HEADLINE, Comparison, Row, Value
@@ -40,7 +41,11 @@ class _Run(NamedTuple):
 
 
 def compare(
-    run_dirs: Iterable[str | Path], candidates: str | None = None, mix: bool = False, published: str | None = None
+    run_dirs: Iterable[str | Path],
+    candidates: str | None = None,
+    mix: bool = False,
+    published: str | None = None,
+    costs: bool = False,
 ) -> Comparison:
     """Compare finished runs of one protocol; those that differ only by seed become one row, mean ± deviation.
 
@@ -50,6 +55,7 @@ def compare(
             `published`.
         mix: accept runs of different protocols, and show the fields that differ as columns.
         published: a benchmark, whose published rows stand among ours, in the layout of the field.
+        costs: also read what the runs cost.
 
     Raises:
         InputError: no run is given, one cannot be read, one is given twice, one has no figures for
@@ -78,6 +84,7 @@ def compare(
             fields={name: group[0].protocol.get(name) for name in differing},
             values=_values([run.figures for run in group]),
             by_dataset=_by_dataset([run.figures for run in group]) if benchmark and benchmark.per_dataset else {},
+            cost=cost([(run.path, run.results) for run in group]) if costs else None,
         )
         for group in groups.values()
     ]

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from everclip.errors import InputError
 from everclip.report import plots
+from everclip.report.cost import Cost
 from everclip.report.results import text
 
 HEADLINE = ("transfer", "average", "last")
@@ -57,7 +58,8 @@ class Row:
     `label` is the method, with the settings in which it differs from the other rows of that method. `fields`
     holds the protocol fields in which the rows differ, empty unless they were mixed on purpose. `values` has
     one entry per name in `COLUMNS`, None where the figure is undefined. `by_dataset` has the same per dataset, per name
-    in `HEADLINE`; it is empty unless published rows are laid out so. A published row has no seeds.
+    in `HEADLINE`; it is empty unless published rows are laid out so. A published row has no seeds. `cost` is
+    None unless it was asked for, and for a published row.
     """
 
     label: str
@@ -66,6 +68,7 @@ class Row:
     fields: dict[str, Any]
     values: dict[str, Value | None]
     by_dataset: dict[str, dict[str, Value | None]] = field(default_factory=dict)
+    cost: Cost | None = None
 
 
 @dataclass(frozen=True)
@@ -125,18 +128,34 @@ class Comparison:
             tables.append(table)
         return tables
 
+    def table_of_costs(self) -> Table:
+        """For the terminal: what each row costs per task, of the rows for which that was read."""
+        table = Table(title="Cost of a task", box=box.HORIZONTALS, padding=0)
+        table.add_column("method")
+        for head in ("seeds", "numbers trained", "seconds, least to most", "kept"):
+            table.add_column(head, justify="right")
+        for row, last in self._with_last_competitor():
+            if row.cost is not None:
+                seeds = " ".join(map(str, row.seeds))
+                table.add_row(Text(row.label), seeds, *_cost_cells(row.cost), end_section=last)
+        return table
+
     def csv(self) -> str:
         """Every figure in full precision, one line per row; an undefined one is empty."""
         parts = ("", "_std", "_low", "_high")
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
         heads = [f"{name}{part}" for name in self.columns for part in parts]
+        if costs := any(row.cost for row in self.rows):
+            heads += ["trained_per_task", "seconds_per_task_low", "seconds_per_task_high", "bytes_per_task"]
         writer.writerow(["method", "upper_bound", *self._fields(), "seeds", *heads])
         for row in self.rows:
             figures: list[float | None] = []
             for value in map(row.values.get, self.columns):
                 low, high = (value and value.interval) or (None, None)
                 figures += [value.mean, value.std, low, high] if value else [None] * len(parts)
+            if costs:
+                figures += [row.cost.trained, *row.cost.ends, row.cost.kept] if row.cost else [None] * 4
             fields = [text(value) for value in row.fields.values()]
             seeds = " ".join(map(str, row.seeds))
             writer.writerow([row.label, str(row.upper_bound).lower(), *fields, seeds, *figures])
@@ -224,6 +243,13 @@ def _cell(value: Value | None, best: bool = False) -> Text:
     if spread := _spread(value):
         cell.append(f"\n{spread.strip('[]').replace(', ', '–')}", style="not bold dim")
     return cell
+
+
+def _cost_cells(cost: Cost) -> tuple[str, str, str]:
+    low, high = cost.ends
+    seconds = "–" if low is None else f"{low:,.1f}–{high:,.1f}"
+    kept = "–" if cost.kept is None else f"{cost.kept / 1e6:,.2f} MB"
+    return f"{cost.trained:,}", seconds, kept
 
 
 def _spread(value: Value) -> str:

@@ -1,0 +1,81 @@
+"""What a run cost: numbers trained, seconds, bytes kept.
+
+Seconds come from `events.jsonl` and bytes from the checkpoints, since results say nothing that differs from machine to
+machine.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of one run, or of several that differ only by seed.
+
+    Attributes:
+        trained: numbers a task trains, or that its solution consists of: the most of any task.
+        seconds: of every task that was learned without an interruption, including what had to be embedded for it.
+        kept: bytes on disk per task at the end: what later tasks and predictions need, the selector's share included;
+            the mean over seeds, None where no checkpoints are left.
+    """
+
+    trained: int
+    seconds: tuple[float, ...]
+    kept: float | None
+
+    @property
+    def ends(self) -> tuple[float, float] | tuple[None, None]:
+        """Seconds of the quickest and of the slowest task; None where no task's are known."""
+        return (min(self.seconds), max(self.seconds)) if self.seconds else (None, None)
+
+
+def cost(runs: Sequence[tuple[Path, Mapping[str, Any]]]) -> Cost:
+    """Read the cost of run directories, each given with its results."""
+    kept = [_kept(path) for path, _ in runs]
+    return Cost(
+        trained=max(most for _, results in runs for most in (0, *results["trained_parameters"]["per_task"])),
+        seconds=tuple(second for path, _ in runs for second in _seconds(path)),
+        kept=None if None in kept else sum(kept) / len(kept),
+    )
+
+
+def _seconds(path: Path) -> list[float]:
+    """Per task, stages learned at once shared out evenly; a stage that went on after a break is left out."""
+    try:
+        lines = (path / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    seconds: list[float] = []
+    begun: set[int] = set()
+    broken: set[int] = set()
+    for line in lines:
+        try:
+            event = json.loads(line)
+        except ValueError:  # cut off by a kill
+            continue
+        match event["event"]:
+            case "start":
+                broken |= begun
+            case "step":
+                begun.add(event["stage"])
+            case "learned" if event["stage"] not in broken:
+                seconds += [event["seconds"] / len(event["tasks"])] * len(event["tasks"])
+    return seconds
+
+
+def _kept(path: Path) -> float | None:
+    from everclip.runs import RunDirectory  # imports torch, which no other report needs
+
+    state = RunDirectory(path).peek_state()
+    if state is None:
+        return None
+    names = {*state.sealed, state.working, state.selector} - {None}
+    try:
+        return sum((path / name).stat().st_size for name in names) / len(state.learned)
+    except FileNotFoundError:
+        return None
