@@ -9,7 +9,7 @@ import torch
 
 from everclip.backbone import Backbone
 from everclip.errors import InputError
-from everclip.layers.context import PromptContext, encode_after, reads_beginnings_once
+from everclip.layers.context import WORTHWHILE, PromptContext, encode_after, encode_alike, reads_beginnings_once
 
 NAMES = ["dog", "small red house", "gray"]
 
@@ -91,6 +91,58 @@ def test_any_beginning_serves(tiny_clip: Path):
     for length in (1, 3, 5):
         features = encode_after(backbone, embedded[:length], tokens)
         torch.testing.assert_close(features, backbone.encode_text(tokens), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [f"a photo of a {name}." for name in NAMES],
+        NAMES,
+        ["a photo of a dog."],
+        ["a dog", "a dog"],
+        ["a photo", "a photo of a dog"],
+    ],
+    ids=["a template", "nothing but the start alike", "one", "all alike", "one begins the other"],
+)
+def test_prompts_that_begin_alike(
+    tiny_clip: Path, monkeypatch: pytest.MonkeyPatch, texts: list[str], precision: str
+) -> None:
+    """Features and the gradients of all weights are those of `encode_text`."""
+    monkeypatch.setattr("everclip.layers.context.WORTHWHILE", 0)
+    backbone = Backbone.load(str(tiny_clip), precision=precision).requires_grad_(True)
+    tokens = backbone.tokenize(texts)
+    weights = torch.randn(len(texts), backbone.embed_dim)
+    found = []
+    for encode in (backbone.encode_text, lambda tokens: encode_alike(backbone, tokens)):
+        backbone.zero_grad()
+        features = encode(tokens)
+        (features * weights).sum().backward()
+        grads = {name: p.grad for name, p in backbone.named_parameters() if p.grad is not None}
+        found.append({"features": features.detach(), **grads})
+    in_full, alike = found
+    assert alike.keys() == in_full.keys()
+    assert len(alike) > 12
+    for name, value in in_full.items():
+        error = float((alike[name] - value).norm())
+        # the gradient of a key's bias is zero but for rounding
+        assert error <= (1e-5 if precision == "float32" else 0.05) * max(float(value.norm()), 1e-2), name
+
+
+def test_little_is_read_as_ever(tiny_clip: Path, tiny_siglip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second pass is spared where it would save little, or would not be exact."""
+    taken = []
+    monkeypatch.setattr("everclip.layers.context.encode_after", lambda *given: taken.append(given))
+    clip, siglip = (Backbone.load(str(path)) for path in (tiny_clip, tiny_siglip))
+    prompts = [f"a photo of a {name}." for name in NAMES]
+    many = prompts * (WORTHWHILE // 5 // len(prompts) + 1)
+    for backbone, texts, spared in ((clip, prompts, True), (clip, many, False), (siglip, many, True)):
+        taken.clear()
+        tokens = backbone.tokenize(texts)
+        features = encode_alike(backbone, tokens)
+        assert spared == (not taken)
+        if spared:
+            assert torch.equal(features, backbone.encode_text(tokens))
 
 
 def test_what_does_not_fit(tiny_clip: Path):

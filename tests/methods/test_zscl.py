@@ -82,6 +82,7 @@ class Toy(nn.Module):
     """Two linear towers: an image x is x·A, a text is a row of T and its number is its only token."""
 
     device = torch.device("cpu")
+    text_can_be_cut = False
 
     def __init__(self, weights: dict[str, Tensor], log_scale: Tensor) -> None:
         super().__init__()

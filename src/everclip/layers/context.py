@@ -1,4 +1,4 @@
-"""Learned vectors in front of a class name, read by a frozen text tower (prompt tuning, METHODS §3)."""
+"""Prompts that begin alike, and learned vectors as their beginning (prompt tuning, METHODS §3)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from everclip.errors import InputError
 
 SPREAD = 0.02
 """Standard deviation of vectors that start from no word; that of the token embeddings of a fresh CLIP."""
+WORTHWHILE = 500
+"""Tokens that must be saved to pay for a second, small pass through every block; where fewer are, times are level."""
 
 
 class PromptContext(nn.Module):
@@ -93,6 +95,22 @@ def reads_beginnings_once(backbone: Backbone) -> bool:
     return backbone.text_can_be_cut and all(type(block) is ResidualAttentionBlock for block in backbone.text_blocks)
 
 
+def encode_alike(backbone: Backbone, tokens: Tensor) -> Tensor:
+    """`encode_text` of prompts (P, context) that begin alike, as those of one template do; the beginning is found here.
+
+    Falls back to `encode_text` where the tower does not fit, or where less is saved than reading in two parts costs.
+    """
+    if not reads_beginnings_once(backbone):
+        return backbone.encode_text(tokens)
+    alike = (tokens == tokens[0]).all(dim=0).cumprod(0).sum()
+    lengths = backbone.eot_position(tokens) + 1
+    first, shortest, longest, read = torch.stack([alike, lengths.min() - 1, lengths.max(), lengths.sum()]).tolist()
+    first = min(first, shortest)  # what stands at the end is pooled, so it is each prompt's own
+    if len(tokens) * (longest + first) - read < WORTHWHILE:
+        return backbone.encode_text(tokens)
+    return encode_after(backbone, backbone.text_tower.token_embedding(tokens[0, :first]), tokens)
+
+
 def encode_after(backbone: Backbone, beginning: Tensor, tokens: Tensor) -> Tensor:
     """`encode_text` of prompts that all begin with the same L vectors.
 
@@ -111,28 +129,32 @@ def encode_after(backbone: Backbone, beginning: Tensor, tokens: Tensor) -> Tenso
     text, first = backbone.text_tower, len(beginning)
     end = backbone.eot_position(tokens) - first
     length = first + int(end.max()) + 1
-    read = torch.arange(length - first, device=end.device) <= end[:, None]
+    prompt, place = (torch.arange(length - first, device=end.device) <= end[:, None]).nonzero(as_tuple=True)
     with backbone.autocast():
         start = (beginning + text.positional_embedding[:first])[None]
-        x = text.token_embedding(tokens[:, first:length]) + text.positional_embedding[first:length]
-        x = x[read]
+        x = text.token_embedding(tokens[prompt, first + place]) + text.positional_embedding[first + place]
+        read = (len(tokens), length - first, prompt * (length - first) + place)
         for block in backbone.text_blocks:
             start, x = _both(block, start, x, read, text.attn_mask[:length, :length])
         last = (end + 1).cumsum(0) - 1
         return backbone.pooled_text(x[last, None], torch.zeros_like(end))
 
 
-def _both(block: ResidualAttentionBlock, start: Tensor, x: Tensor, read: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """A block on the beginning (1, L, W) and on what follows it.
+def _both(
+    block: ResidualAttentionBlock, start: Tensor, x: Tensor, read: tuple[int, int, Tensor], mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    """A block on the beginning and on what follows it.
 
     Args:
         block: a plain block of a causal text tower.
         start: the beginning (1, L, W).
         x: the tokens read of all prompts, one after the other (N, W).
-        read: which of the T places after the beginning they stand at (P, T), bool, N of them true.
-        mask: the tower's (L + T, L + T), to be added to the attention scores.
+        read: P and T, and which of the P·T places behind the beginning the N tokens stand at. Attention alone needs the
+            others, which hold zeros and which no token looks at.
+        mask: the tower's (L + T, L + T), added to the attention scores.
     """
     attention, first = block.attn, start.shape[1]
+    prompts, length, where = read
 
     def projected(part: Tensor) -> Tensor:
         return F.linear(block.ln_1(part), attention.in_proj_weight, attention.in_proj_bias)
@@ -150,9 +172,12 @@ def _both(block: ResidualAttentionBlock, start: Tensor, x: Tensor, read: Tensor,
 
     query, key, value = by_head(projected(start))
     mixed = projected(x)
-    own_query, *own = by_head(mixed.new_zeros(*read.shape, mixed.shape[-1]).masked_scatter(read[..., None], mixed))
-    keys, values = (torch.cat([a.expand(len(read), -1, -1, -1), b], 2) for a, b in zip((key, value), own, strict=True))
+    placed = mixed.new_zeros(prompts * length, mixed.shape[-1]).index_copy(0, where, mixed)
+    own_query, *own = by_head(placed.unflatten(0, (prompts, length)))
+    keys, values = (
+        torch.cat([a.expand(prompts, -1, -1, -1), b], dim=2) for a, b in zip((key, value), own, strict=True)
+    )
     return (
         finished(start, attended(query, key, value, mask[:first, :first])),
-        finished(x, attended(own_query, keys, values, mask[first:])[read]),
+        finished(x, attended(own_query, keys, values, mask[first:]).flatten(0, 1)[where]),
     )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from everclip.backbone import Backbone
 from everclip.features import FrozenFeatures
+from everclip.layers.context import encode_alike
 from everclip.methods.method import ORIGINAL, Batch, Loss, Method, PromptedConfig, as_cpu, classification_loss
 from everclip.prompts import class_tokens, encode_classes
 from everclip.streams.stream import TaskInfo
@@ -49,7 +50,7 @@ class FullModel(Method):
         Here CE_ε of the batch against its task's classes under the training prompt.
         """
         images = self.student.encode_image(batch.images)
-        texts = self.student.encode_text(self.training_tokens(batch.task))
+        texts = encode_alike(self.student, self.training_tokens(batch.task))
         scale = self.student.logit_scale
         return {"ce": classification_loss(images, texts, batch.labels, scale, self.config.label_smoothing)}
 
