@@ -447,6 +447,8 @@ def test_a_run_is_judged_again(run: Everclip, everclip: Everclip, two_folders: s
     assert answer.code == 0, answer.err
     assert "moe-adapters" in answer.out
     assert results("out-prototype-batch")["protocol"]["routing"] == "batch"
+    costs = everclip("compare", "out-prototype-batch", "--costs").out
+    assert re.search(r"moe-adapters +0 +[\d,]+ +– +–", costs), "the learning was another run's"
     for args, words in (
         (["nowhere"], ["nowhere holds no run"]),
         (["out", "--selector", "nobody"], ["'nobody'", "gaussian"]),

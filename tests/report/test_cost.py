@@ -29,7 +29,7 @@ def keep(run: Path, **sizes: int) -> None:
     names = {kind: f"checkpoints/{kind}" for kind in sizes}
     for kind, size in sizes.items():
         (run / names[kind]).write_bytes(bytes(size))
-    state = State("m", "", "", sealed=[names.get("task"), None], learned=[{}] * len(TASKS))
+    state = State("m", "", "", sealed=[names.get("task"), None, None], learned=[{}] * len(TASKS))
     state.working, state.selector, state.optimizer = (names.get(kind) for kind in ("working", "selector", "optimizer"))
     state.files = dict.fromkeys(names.values(), "")
     directory = RunDirectory(run)

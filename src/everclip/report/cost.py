@@ -21,7 +21,7 @@ class Cost:
         trained: numbers a task trains, or that its solution consists of: the most of any task.
         seconds: of every task that was learned without an interruption, including what had to be embedded for it.
         kept: bytes on disk per task at the end: what later tasks and predictions need, the selector's share included;
-            the mean over seeds, None where no checkpoints are left.
+            the mean over seeds, None where no checkpoints are left, or where they are another run's (`everclip judge`).
     """
 
     trained: int
@@ -72,7 +72,7 @@ def _kept(path: Path) -> float | None:
     from everclip.runs import RunDirectory  # imports torch, which no other report needs
 
     state = RunDirectory(path).peek_state()
-    if state is None:
+    if state is None or len(state.sealed) < len(state.learned):
         return None
     names = {*state.sealed, state.working, state.selector} - {None}
     try:
