@@ -78,8 +78,10 @@ def methods(common: dict, stream: str, tmp_path_factory: pytest.TempPathFactory)
 
 
 def losses(out: Path) -> torch.Tensor:
+    """Losses in the order of stages and steps; of a step that was taken again after a break, the later one."""
     events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
-    return torch.tensor([event["loss"] for event in events if event["event"] == "step"])
+    steps = {(event["stage"], event["step"]): event["loss"] for event in events if event["event"] == "step"}
+    return torch.tensor([steps[place] for place in sorted(steps)])
 
 
 def learned(out: Path) -> dict[str, torch.Tensor]:
@@ -154,7 +156,9 @@ def test_one_process_goes_on_where_two_were_killed(
     assert "everclip/training.py" not in done.stderr  # the traceback is that of torchrun
     state = experiment.RunDirectory(out).peek_state()
     assert state is not None
-    assert (state.stages_learned, state.step) == (1, 4)
+    # The first process entered the exchange of step 4 with the state of step 3 on disk. Afterwards it writes that of
+    # step 4 while the other one ends, and may itself be stopped in the middle of that.
+    assert (state.stages_learned, state.step) in {(1, 3), (1, 4)}
 
     monkeypatch.setattr(features, "BATCH", 2)
     experiment.run(Config.of(values), out, resume=True)

@@ -1,7 +1,8 @@
 """The run directory: what a run leaves behind, and how it goes on after being cut off at any moment.
 
     config.yaml          the complete configuration
-    events.jsonl         what happened when (times, losses, speeds); nothing that is learned depends on it
+    events.jsonl         what happened when (times, losses, speeds); nothing that is learned depends on it;
+                         steps taken again after a break are in it again
     matrix.csv           accuracies at full precision, one line per (after task, data set, candidates)
     evaluation/          right or wrong of every test image, one file per row of the matrix
     checkpoints/         state.json and the tensors it names, each with its SHA-256
