@@ -9,7 +9,10 @@ import pytest
 from everclip.config import Config
 from everclip.errors import InputError
 from everclip.experiment import run
+from everclip.methods import ridge
 from everclip.plan import Lesson, plan
+
+from . import tiny
 
 
 def config(tiny_clip: Path, stream: str, **changed: object) -> Config:
@@ -48,8 +51,35 @@ def test_a_closed_form_has_no_steps(tiny_clip: Path, two_folders: str, tmp_path:
     assert planned.trained_parameters is None
 
 
-def test_what_a_run_would_refuse_is_refused(tiny_clip: Path, two_folders: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="lr names no rate for task 'cloth'"):
-        plan(config(tiny_clip, two_folders, lr={"paint": 0.1}), tmp_path / "run")
-    with pytest.raises(InputError, match="needs reference images"):
-        plan(config(tiny_clip, two_folders, method="zscl"), tmp_path / "run")
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"lr": {"paint": 0.1}}, "lr names no rate for task 'cloth'"),
+        ({"method": "joint", "lr": [0.1, 0.2]}, "all tasks are learned at once; give one lr, not 2"),
+        ({"method": "zscl"}, "needs reference images"),
+        ({"method": "icarl", "exemplars": 4}, "exemplars=4 leaves none for each of the 5 classes up to task 'cloth'"),
+        ({"method": "linear-adapter", "replay": "exemplars", "exemplars": 4}, "exemplars=4 are too few for 5 classes"),
+        ({"method": "attention-adapter", "exemplars": 4}, "exemplars=4 are too few for 5 classes"),
+        ({"method": "prompt-tuning", "context": 21}, "leaves no room for context=21"),
+        ({"method": "rail-dual"}, "rail-dual has 25 images and can hold 24"),
+    ],
+)
+def test_what_a_later_task_would_refuse_is_refused_before_the_first(
+    tiny_clip: Path, two_folders: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict, words: str
+) -> None:
+    monkeypatch.setattr(ridge, "DUAL_LIMIT", 24)
+    wanted = config(tiny_clip, two_folders, **changed)
+    for what in (plan, run):
+        with pytest.raises(InputError, match=words):
+            what(wanted, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("method", ["zero-shot", "finetune", "moe-adapters", "lda"])
+def test_a_prompt_that_the_backbone_cannot_read_is_refused_before_the_first_task(
+    tiny_clip: Path, two_folders: str, tmp_path: Path, method: str
+) -> None:
+    long = tiny.image_folder(tmp_path / "long", ["red", "a " * 30])
+    with pytest.raises(InputError, match="is longer than the 24 tokens"):
+        run(config(tiny_clip, f"{two_folders},{long}", method=method), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

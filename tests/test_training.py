@@ -265,8 +265,10 @@ def test_learning_rates_by_name_follow_the_tasks_in_any_order(lessons: Lessons):
     assert Trainer(method, lessons.training[1:], config, SEED, tasks=2, workers=1).base_lr == 0.25
     with pytest.raises(InputError, match="lr names no rate for task 'cloth', only for paint; add one"):
         recipe(lr={"paint": 1}).lr_of(cloth, 2)
-    with pytest.raises(InputError, match="learns all tasks at once; give it one lr, not 3"):
-        Trainer(new_method(Joint, lessons), lessons.training, config, SEED, tasks=2, workers=1)
+    config.check_stream([paint, cloth], at_once=False)
+    recipe(lr=[0.5]).check_stream([paint], at_once=True)
+    with pytest.raises(InputError, match="all tasks are learned at once; give one lr, not 3"):
+        config.check_stream([paint, cloth], at_once=True)
 
 
 # -- epochs ------------------------------------------------------------------------------------------------------------

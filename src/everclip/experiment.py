@@ -98,9 +98,7 @@ class Experiment:
                 f"method '{self.method_type.name}' learns from {' or '.join(sorted(self.method_type.reads))}, but "
                 f"stream '{self.stream.name}' gives {self.stream.kind}."
             )
-        for info in self.stream.infos:
-            config.training.lr_of(info, len(self.stream.infos))
-        config.training.rows()
+        config.training.check_stream(self.stream.infos, self.method_type.all_at_once)
         self.method_type.check_requirements(config.setup)
         unlabeled = read_unlabeled(config.setup.reference) if config.setup.reference else None
         texts = read_texts(config.setup.reference_texts) if config.setup.reference_texts else None
@@ -110,6 +108,7 @@ class Experiment:
         self.features = FrozenFeatures(self.backbone)
         torch.manual_seed(config.protocol.seed)
         self.method: Method = self.method_type(self.backbone, config.settings, self.features).to(device)
+        self.method.check_stream(self.stream.infos, [len(task.train) for task in self.stream.tasks])
         # All that can be refused without looking at an image is refused by now: decoding a large set takes a while.
         self.material = Material(self.backbone.view, config.setup.workers, display)
         if self.stream.kind == "images" and (self.method_type.trains or self.method_type.closed_form):

@@ -39,6 +39,13 @@ class Replay:
     def __init__(self) -> None:
         self.classes = torch.empty(0, dtype=torch.int64)
 
+    def check(self, classes: int) -> None:
+        """Refuse to stand for so many classes.
+
+        Raises:
+            InputError: there are more than it has room for.
+        """
+
     def begin(self, columns: Sequence[Tensor], seen: int) -> None:
         """Get ready to draw while a task is learned.
 
@@ -135,14 +142,18 @@ class ExemplarReplay(Replay):
         self.columns = torch.empty(0, dtype=torch.int64)  # sorted; within a class in the order of herding
         self._counts = torch.empty(0, dtype=torch.int64)
 
+    def check(self, classes: int) -> None:
+        """Every class needs an exemplar."""
+        if quota(self.budget, classes) == 0:
+            raise InputError(f"exemplars={self.budget} are too few for {classes} classes; allow {classes} or more.")
+
     def begin(self, columns: Sequence[Tensor], seen: int) -> None:
         """Count the exemplars of each class.
 
         Raises:
             InputError: there are more classes than exemplars.
         """
-        if quota(self.budget, seen) == 0:
-            raise InputError(f"exemplars={self.budget} are too few for {seen} classes; allow {seen} or more.")
+        self.check(seen)
         self._counts = torch.bincount(self.columns)
         self.classes = self._counts.nonzero().flatten()
 

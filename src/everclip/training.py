@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -73,6 +73,22 @@ class TrainingConfig(BaseModel):
                 "fewer of them with --nproc-per-node."
             )
         return share(self.batch)
+
+    def check_stream(self, tasks: Sequence[TaskInfo], at_once: bool) -> None:
+        """Refuse a stream that this recipe does not fit, before the first task is learned.
+
+        Args:
+            tasks: of the stream.
+            at_once: whether they are all learned together.
+
+        Raises:
+            InputError: as `rows` and `lr_of`, or several rates for tasks learned together.
+        """
+        self.rows()
+        for task in tasks:
+            self.lr_of(task, len(tasks))
+        if at_once and len(tasks) > 1 and not isinstance(self.lr, float):
+            raise InputError(f"all tasks are learned at once; give one lr, not {len(self.lr)}.")
 
     def lr_of(self, task: TaskInfo, tasks: int) -> float:
         """Peak learning rate of a task of a stream of so many tasks.
@@ -181,8 +197,6 @@ class Trainer:
     def __init__(
         self, method: Method, sets: list[TrainingSet], config: TrainingConfig, seed: int, tasks: int, workers: int
     ) -> None:
-        if len(sets) > 1 and not isinstance(config.lr, float):
-            raise InputError(f"method '{method.name}' learns all tasks at once; give it one lr, not {len(config.lr)}.")
         self.method = method
         self.sets = sets
         self.config = config

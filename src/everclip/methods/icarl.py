@@ -6,6 +6,8 @@ together, chosen by herding. Images are kept as references to their files: rows 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -65,18 +67,26 @@ class ICaRL(Distilled):
         """Class prompts of the earlier tasks for the previous model, of the current task for the pretrained CLIP."""
         return prompts_of(self, *(self.tasks[:-1] if self.teacher == "previous" else [task]))
 
+    def check_stream(self, tasks: Sequence[TaskInfo], images: Sequence[int]) -> None:
+        """Every class needs an exemplar."""
+        super().check_stream(tasks, images)
+        self._check_room(tasks)
+
+    def _check_room(self, tasks: Sequence[TaskInfo]) -> None:
+        classes = sum(len(task.class_names) for task in tasks)
+        if classes > self.config.exemplars:
+            raise InputError(
+                f"exemplars={self.config.exemplars} leaves none for each of the {classes} classes up to task "
+                f"'{tasks[-1].name}'; set exemplars={10 * classes}, say."
+            )
+
     def begin_task(self, task: TaskInfo) -> None:
         """Write down what the teacher says of the exemplars.
 
         Raises:
             InputError: after this task there would be more classes than exemplars.
         """
-        classes = sum(len(each.class_names) for each in [*self.tasks, task])
-        if classes > self.config.exemplars:
-            raise InputError(
-                f"exemplars={self.config.exemplars} leaves none for each of the {classes} classes up to task "
-                f"'{task.name}'; set exemplars={10 * classes}, say."
-            )
+        self._check_room([*self.tasks, task])
         super().begin_task(task)
 
     @torch.no_grad()

@@ -215,6 +215,21 @@ class Method(nn.Module):
         self.check_requirements(sources)
         self._sources = sources
 
+    def check_stream(self, tasks: Sequence[TaskInfo], images: Sequence[int]) -> None:
+        """Refuse now what it would refuse at a later task, hours on; called before the first by who knows them all.
+
+        Here: prompts that the backbone cannot read.
+
+        Args:
+            tasks: the whole stream.
+            images: how many training images each has.
+
+        Raises:
+            InputError: the stream cannot be learned to its end.
+        """
+        for task in tasks:
+            class_tokens(self.backbone, task.class_names, task.templates)
+
     def begin_task(self, task: TaskInfo) -> None:
         """Prepare what this task trains. With `all_at_once`, called for every task before the training."""
         self.tasks.append(task)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -48,6 +49,12 @@ class PromptTuning(Retained):
     def __init__(self, backbone: Backbone, config: PromptTuningConfig, features: FrozenFeatures | None = None) -> None:
         super().__init__(backbone, config, features)
         self.adapter = PromptContext(backbone, config.context, config.context_words)
+
+    def check_stream(self, tasks: Sequence[TaskInfo], images: Sequence[int]) -> None:
+        """Class names must fit beside the context too."""
+        super().check_stream(tasks, images)
+        for task in tasks:
+            self.adapter.tokens(task.class_names)
 
     def begin_texts(self) -> None:
         """Token ids of all classes."""

@@ -6,6 +6,7 @@ the same group's successor RAPF (ECCV 2024, arXiv 2407.14143).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -70,6 +71,11 @@ class Retained(Method):
         self._columns = torch.empty(0, dtype=torch.int64)
 
     # -- learning --------------------------------------------------------------------------------------------------
+
+    def check_stream(self, tasks: Sequence[TaskInfo], images: Sequence[int]) -> None:
+        """The replay must have room for all classes."""
+        super().check_stream(tasks, images)
+        self.replay.check(len(joint_keys(tasks)))
 
     def begin_task(self, task: TaskInfo) -> None:
         """Note where the module stands, and get ready to replay the classes before."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from everclip.analytic import Factor, gated, leave_one_out, random_projection, rbf_kernel, sample_rows
 from everclip.errors import InputError
 from everclip.methods.analytic import Analytic, AnalyticConfig, Fit
+from everclip.streams.stream import TaskInfo
 
 DUAL_LIMIT = 30_000
 """Images the kernel form can hold: its matrix of 8·N² bytes takes 7.2 GB there."""
@@ -163,6 +164,17 @@ class DualRAIL(PublishedFusion, Ridge):
     Config = DualRAILConfig
     decades = (1e-3, 1e-5, 1e-4, 1e-2, 1e-1)
 
+    def check_stream(self, tasks: Sequence[TaskInfo], images: Sequence[int]) -> None:
+        """The kernel matrix must have room for all images."""
+        super().check_stream(tasks, images)
+        self._check_room(sum(images))
+
+    def _check_room(self, images: int) -> None:
+        if images > DUAL_LIMIT:
+            raise InputError(
+                f"rail-dual has {images:,} images and can hold {DUAL_LIMIT:,}; use method rail or fewer images."
+            )
+
     def remember(self, x: Tensor, labels: Tensor) -> None:
         """Keep the embeddings themselves."""
         memory = self.memory[-1]
@@ -182,10 +194,7 @@ class DualRAIL(PublishedFusion, Ridge):
             InputError: more images than the kernel matrix has room for.
         """
         x = self._inducing()
-        if len(x) > DUAL_LIMIT:
-            raise InputError(
-                f"rail-dual has {len(x):,} images and can hold {DUAL_LIMIT:,}; use method rail or fewer images."
-            )
+        self._check_room(len(x))
         places = torch.cat([own[task["labels"]] for own, task in zip(columns, self.memory, strict=True)])
         targets = F.one_hot(places, len(counts)).double()
         kernel = rbf_kernel(rows.double(), x, self.config.gamma)
