@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -170,6 +171,13 @@ def answers(method: Method, lessons: Lessons, learned: int) -> dict[tuple, Tenso
 
 
 @torch.no_grad()
+def zero_shot(lessons: Lessons, test: TestSet) -> Tensor:
+    """Logits of the original CLIP over all classes (N, C)."""
+    bank = torch.cat([lessons.features.classes(info.class_names, info.templates) for info in lessons.infos])
+    return lessons.backbone.logit_scale * F.normalize(lessons.features.images(test.data), dim=-1) @ bank.T
+
+
+@torch.no_grad()
 def judgment(method: Method, lessons: Lessons) -> dict[tuple, Tensor]:
     """p(c|x) of a method without routes: (task, task of the class, class) → (N,), over all classes."""
     method.eval()
@@ -180,7 +188,7 @@ def judgment(method: Method, lessons: Lessons) -> dict[tuple, Tensor]:
         images = method.embed_all(test.data, 0)
         logits = lessons.backbone.logit_scale * images @ bank.T
         every = {"all": range(len(classes))}
-        p = method.posterior(images, logits, classes, every)["all"]
+        p = method.posterior(images, logits, lambda test=test: zero_shot(lessons, test), classes, every)["all"]
         for (task, label), column in zip(classes, p.T, strict=True):
             said[test.info.name, lessons.infos[task].name, label] = column.clone()
     return said

@@ -103,8 +103,13 @@ class Evaluator:
         if self.method.routed:
             answers, routes = self._routed(index, test, candidates, texts)
         else:
-            embeddings, logits = self._logits(index, test, 0, np.arange(len(test.data.labels)), texts)
-            answers = self.method.posterior(embeddings, logits, self._classes.keys, candidates)
+            rows = np.arange(len(test.data.labels))
+            embeddings, logits = self._logits(index, test, 0, rows, texts)
+
+            def original() -> Tensor:
+                return self._logits(index, test, ORIGINAL, rows, texts)[1]
+
+            answers = self.method.posterior(embeddings, logits, original, self._classes.keys, candidates)
         truth = self._classes.columns[index][torch.from_numpy(np.asarray(test.data.labels))]
         correct, by_name = {}, {}
         for name, columns in candidates.items():

@@ -26,7 +26,7 @@ from everclip.retention import fuse, retain
 from everclip.streams import TaskInfo
 from everclip.training import TrainingSet
 
-from ..learning import Lessons, answers, assert_same, begin, learn, new_method, recipe, stored, train
+from ..learning import Lessons, answers, assert_same, begin, learn, new_method, recipe, stored, train, zero_shot
 
 KINDS = (LinearAdapterMethod, AttentionAdapterMethod, PromptTuning)
 NAMES = [kind.name for kind in KINDS]
@@ -144,6 +144,28 @@ def test_the_first_class_of_a_name_gives_its_text(lessons: Lessons):
 
 
 # -- what they are fed, and start from ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_classes_learned_divide_anew_what_clip_gives_them_together(kind: type[Retained], lessons: Lessons):
+    """Only among themselves: over a task alone the module decides, and over all that is not learned the original."""
+    method = taught(kind, lessons)
+    counts = [len(info.class_names) for info in lessons.infos]
+    own, rest = range(counts[0]), range(counts[0], sum(counts))
+    candidates = {"own": own, "rest": rest, "all": range(sum(counts))}
+    classes = [key for info in lessons.infos for key in info.keys]
+    bank = torch.cat([method.classifier(info, 0) for info in lessons.infos]).detach()
+    for test in lessons.tests:
+        images, original = method.embed_all(test.data, 0), zero_shot(lessons, test)
+        logits = lessons.backbone.logit_scale * images @ bank.T
+        p = method.posterior(images, logits, lambda original=original: original, classes, candidates)
+        assert torch.equal(p["own"].argmax(dim=1), logits[:, own].argmax(dim=1))
+        assert torch.equal(p["rest"], original[:, rest].softmax(dim=1))
+        untouched = original.softmax(dim=1)
+        assert torch.equal(p["all"][:, rest], untouched[:, rest])
+        together = untouched[:, own].sum(dim=1, keepdim=True)
+        torch.testing.assert_close(p["all"][:, own], together * logits[:, own].softmax(dim=1))
+        assert not torch.allclose(p["all"][:, own], untouched[:, own], atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -97,7 +97,8 @@ def posterior(method: Method, columns: Sequence[int] | None = None) -> Tensor:
     x = F.normalize(torch.cat([NEW[info.name][0] for info in TASKS]), dim=-1)
     bank = torch.cat([method.classifier(info, 0) for info in TASKS])
     columns = range(len(CLASSES)) if columns is None else columns
-    return method.posterior(x, method.backbone.logit_scale * x @ bank.T, CLASSES, {"all": columns})["all"]
+    logits = method.backbone.logit_scale * x @ bank.T
+    return method.posterior(x, logits, lambda: logits, CLASSES, {"all": columns})["all"]
 
 
 def scores(method: Analytic) -> Tensor:

@@ -228,8 +228,6 @@ def test_zero_shot_kept(history: History, lessons: Lessons):
     if not history.method.routed:
         for at in history.moments:
             for task in range(at.learned, len(lessons.tests)):
-                for what in ("images", "classes"):
-                    assert torch.equal(at.said[what, 0, task], at.said[what, ORIGINAL, task])
                 untouched = history.moments[0].judged
                 for (images, of, label), p in at.judged.items():
                     # RAIL's own rule keeps the answer of CLIP, not every class's probability

@@ -180,7 +180,7 @@ class Knowledge:
         original = scale * embeddings @ self.class_embeddings(asked, ORIGINAL if method.routed else 0).T
         candidates = {"all": asked.candidates}
         if self.selector is None:
-            return method.posterior(embeddings, original, classes.keys, candidates)["all"]
+            return method.posterior(embeddings, original, lambda: original, classes.keys, candidates)["all"]
         own = self._texts(0, asked.asked)
 
         def logits(images: Tensor, tasks: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ and to forget a task is to leave its statistics out. Nothing is trained by gradi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -186,6 +186,7 @@ class Analytic(Method):
         self,
         embeddings: Tensor,
         logits: Tensor,
+        original: Callable[[], Tensor],
         classes: Sequence[tuple[int, int]],
         candidates: Mapping[str, Sequence[int]],
     ) -> dict[str, Tensor]:

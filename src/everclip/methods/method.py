@@ -321,6 +321,7 @@ class Method(nn.Module):
         self,
         embeddings: Tensor,
         logits: Tensor,
+        original: Callable[[], Tensor],
         classes: Sequence[tuple[int, int]],
         candidates: Mapping[str, Sequence[int]],
     ) -> dict[str, Tensor]:
@@ -329,6 +330,7 @@ class Method(nn.Module):
         Args:
             embeddings: what `embed` gives (B, D).
             logits: s · embeddings · classifierᵀ over all classes (B, C).
+            original: gives the logits of the original CLIP (B, C); they are computed when asked for.
             classes: what identifies the C classes (`TaskInfo.keys`).
             candidates: name → which of the C classes are candidates.
 

@@ -6,7 +6,7 @@ the same group's successor RAPF (ECCV 2024, arXiv 2407.14143).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from everclip.analytic import share_among_learned
 from everclip.backbone import Backbone
 from everclip.features import Feed, FrozenFeatures, FrozenImages
 from everclip.methods.joint import joint_columns, joint_keys, joint_texts
@@ -48,6 +49,9 @@ class Retained(Method):
     uniformly over the classes of finished tasks, weighted by how many classes either speaks for. In expectation that is
     a batch which old and new classes share in proportion to their number, at a cost per step that does not grow.
 
+    **Answer.** Classes that nobody taught keep the original CLIP's probability; the learned ones divide the rest among
+    themselves.
+
     **Retention.** At the end of every task but the first each tensor of the module is compared with what it was before
     the task (see `everclip.retention`).
 
@@ -61,6 +65,7 @@ class Retained(Method):
     defaults: ClassVar[dict] = {"epochs": 15, "batch": 100, "lr": 1e-3}
     reads: ClassVar[frozenset[str]] = frozenset({"images", "embeddings"})
     feed: Feed = "embeddings"
+    promises = frozenset({"zero_shot_kept"})
     adapter: nn.Module
 
     def __init__(self, backbone: Backbone, config: RetainedConfig, features: FrozenFeatures | None = None) -> None:
@@ -134,6 +139,25 @@ class Retained(Method):
         if self.config.retention == "hard":
             return retain(old, new, self.config.ratio)
         return fuse(old, new, self.config.b)
+
+    # -- answering -------------------------------------------------------------------------------------------------
+
+    def posterior(
+        self,
+        embeddings: Tensor,
+        logits: Tensor,
+        original: Callable[[], Tensor],
+        classes: Sequence[tuple[int, int]],
+        candidates: Mapping[str, Sequence[int]],
+    ) -> dict[str, Tensor]:
+        """p(c|x) over each candidate set: the original CLIP's, whose share for the learned classes they divide anew."""
+        zero_shot, learned = original(), set(joint_keys(self.tasks))
+        answers = {}
+        for name, columns in candidates.items():
+            own = [place for place, column in enumerate(columns) if classes[column] in learned]
+            shares = logits[:, [columns[place] for place in own]].softmax(dim=1)
+            answers[name] = share_among_learned(zero_shot[:, list(columns)].softmax(dim=1), own, shares)
+        return answers
 
     # -- state -----------------------------------------------------------------------------------------------------
 
