@@ -70,7 +70,7 @@ def test_every_task_but_the_first_is_retained(kind: type[Retained], settings: di
 
 
 def test_hard_retention_with_ratio_one_unlearns(lessons: Lessons):
-    method = taught(LinearAdapterMethod, lessons, ratio=1.0)
+    method = taught(LinearAdapterMethod, lessons, retention="hard", ratio=1.0)
     before = entries(method)
     learn(method, lessons.stages(method)[1])
     assert_same(entries(method), before)

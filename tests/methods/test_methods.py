@@ -41,7 +41,7 @@ from ..learning import (
 VARIANTS: dict[str, tuple[str, dict]] = {
     "moe-adapters-strict": ("moe-adapters", {"strict": True}),
     "moe-adapters-shared": ("moe-adapters", {"experts": 2, "shared_router": True, "freeze": 0}),
-    "linear-adapter-soft": ("linear-adapter", {"retention": "soft", "replay": "exemplars"}),
+    "linear-adapter-hard": ("linear-adapter", {"retention": "hard", "replay": "exemplars"}),
     "attention-adapter-pooled": ("attention-adapter", {"tokens": "pooled", "replay": "gaussian"}),
     "prompt-tuning-plain": ("prompt-tuning", {"retention": "none", "replay": "none", "context_words": ""}),
     "rail-published": ("rail", {"fusion": "published", "ridge": 10.0, "random_features": 64}),

@@ -11,7 +11,7 @@ from everclip.backbone import Backbone
 from everclip.errors import InputError
 from everclip.features import FrozenFeatures
 from everclip.layers.adapters import AttentionAdapter, LinearAdapter
-from everclip.methods.retained import ImageAdapter, RetainedConfig
+from everclip.methods.retained import ImageAdapter, Retained, RetainedConfig
 
 PAPER = "after Liu et al. 2023, arXiv 2310.20348 (a reconstruction)"
 
@@ -31,6 +31,7 @@ class LinearAdapterMethod(ImageAdapter):
     summary = "a matrix on the frozen image embedding, with parameter retention and replay"
     paper = PAPER
     Config = LinearAdapterConfig
+    defaults: ClassVar[dict] = Retained.defaults | {"epochs": 60}
 
     def __init__(self, backbone: Backbone, config: LinearAdapterConfig, features: FrozenFeatures | None = None) -> None:
         super().__init__(backbone, config, features)

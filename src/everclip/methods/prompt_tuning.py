@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -23,11 +23,6 @@ from everclip.streams.stream import TaskInfo
 class PromptTuningConfig(RetainedConfig):
     """Settings of prompt tuning."""
 
-    retention: Literal["hard", "soft", "none"] = Field(
-        "soft",
-        description="after every task but the first: old and new are mixed by how much they changed (soft), or the "
-        "least changed entries go back (hard), which prompts do not survive: their entries mean nothing one by one",
-    )
     context: int = Field(16, ge=1, description="learned vectors before the class name")
     context_words: str = Field(
         "a photo of a", description="words that the last of them start from; the others start at random"

@@ -29,9 +29,9 @@ class RetainedConfig(MethodConfig):
 
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="ε of the cross-entropy CE_ε")
     retention: Literal["hard", "soft", "none"] = Field(
-        "hard",
-        description="after every task but the first: the least changed entries go back (hard), or old and new are "
-        "mixed by how much they changed (soft)",
+        "soft",
+        description="after every task but the first: old and new are mixed by how much they changed (soft), or the "
+        "least changed entries go back (hard)",
     )
     ratio: float = Field(0.8, ge=0, le=1, description="retention=hard: share of the entries that go back")
     b: float = Field(0.6, ge=0, le=1, description="retention=soft: least share of the new value")
@@ -62,7 +62,7 @@ class Retained(Method):
     """
 
     Config = RetainedConfig
-    defaults: ClassVar[dict] = {"epochs": 15, "batch": 100, "lr": 1e-3}
+    defaults: ClassVar[dict] = {"epochs": 15, "batch": 100, "lr": 3e-3}
     reads: ClassVar[frozenset[str]] = frozenset({"images", "embeddings"})
     feed: Feed = "embeddings"
     promises = frozenset({"zero_shot_kept"})
