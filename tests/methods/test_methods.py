@@ -228,6 +228,7 @@ def test_zero_shot_kept(history: History, lessons: Lessons):
     if not history.method.routed:
         for at in history.moments:
             for task in range(at.learned, len(lessons.tests)):
+                assert torch.equal(at.said["classes", 0, task], at.said["classes", ORIGINAL, task])
                 untouched = history.moments[0].judged
                 for (images, of, label), p in at.judged.items():
                     # RAIL's own rule keeps the answer of CLIP, not every class's probability

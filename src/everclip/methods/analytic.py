@@ -6,8 +6,8 @@ and to forget a task is to leave its statistics out. Nothing is trained by gradi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import ClassVar, Literal
+from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +26,8 @@ from everclip.analytic import (
 from everclip.backbone import Backbone
 from everclip.errors import InputError
 from everclip.features import FrozenFeatures
-from everclip.methods.joint import joint_columns, joint_keys, joint_texts
-from everclip.methods.method import Method, MethodConfig
+from everclip.methods.joint import JointClassifier, joint_columns, joint_keys, joint_texts
+from everclip.methods.method import MethodConfig
 from everclip.streams.stream import TaskInfo
 
 Fit = tuple[dict[str, Tensor], Tensor]
@@ -47,7 +47,7 @@ class AnalyticConfig(MethodConfig):
     )
 
 
-class Analytic(Method):
+class Analytic(JointClassifier):
     """Base: memory of each task, calibration by leave-one-out, fusion with zero-shot.
 
     **Calibration.** A sample of each task's training embeddings is kept. The closed form says exactly what it would
@@ -68,8 +68,7 @@ class Analytic(Method):
     Config = AnalyticConfig
     trains = False
     closed_form = True
-    reads: ClassVar[frozenset[str]] = frozenset({"images", "embeddings"})
-    promises = frozenset({"zero_shot_kept", "order_free"})
+    promises = JointClassifier.promises | {"order_free"}
     forgets = "exactly"
 
     def __init__(self, backbone: Backbone, config: AnalyticConfig, features: FrozenFeatures | None = None) -> None:
@@ -182,31 +181,17 @@ class Analytic(Method):
 
     # -- answering -------------------------------------------------------------------------------------------------
 
-    def posterior(
-        self,
-        embeddings: Tensor,
-        logits: Tensor,
-        original: Callable[[], Tensor],
-        classes: Sequence[tuple[int, int]],
-        candidates: Mapping[str, Sequence[int]],
-    ) -> dict[str, Tensor]:
-        """p(c|x) over each candidate set; see `Method.posterior`."""
-        solved = self.solution["weights"].shape[1] if self.solution else 0  # a task in progress is not learned yet
-        places = {key: column for column, key in enumerate(joint_keys(self.tasks)[:solved])}
-        scores = self.scores(embeddings.cpu()) if solved else None
-        answers = {}
-        for name, columns in candidates.items():
-            asked = logits[:, list(columns)]
-            answers[name] = asked.softmax(dim=1)
-            own = {k: places[classes[c]] for k, c in enumerate(columns) if classes[c] in places}
-            if own:
-                learned = list(own)
-                answers[name] = self.fused(answers[name], learned, scores[:, list(own.values())], asked[:, learned])
-        return answers
+    def learned(self) -> list[tuple[int, int]]:
+        """The classes of the solution: a task in progress is not learned yet."""
+        return joint_keys(self.tasks)[: self.solution["weights"].shape[1] if self.solution else 0]
 
-    def fused(self, zero_shot: Tensor, learned: Sequence[int], scores: Tensor, logits: Tensor) -> Tensor:
-        """p(c|x) (B, K) from p_zs (B, K), which of its columns are learned, and their scores and zero-shot logits."""
-        parts = torch.stack([scores, logits.double()])[: self._parts]
+    def said(self, embeddings: Tensor, logits: Tensor, columns: Sequence[int]) -> Tensor:
+        """The scores of the solution (B, L)."""
+        return self.scores(embeddings.cpu())[:, list(columns)]
+
+    def fused(self, zero_shot: Tensor, learned: Sequence[int], said: Tensor, original: Tensor) -> Tensor:
+        """A mixture of scores and CLIP's logits decides among the learned classes; see `JointClassifier.fused`."""
+        parts = torch.stack([said, original.double()])[: self._parts]
         shares = torch.tensordot(self.solution["mixture"], parts, dims=1).softmax(dim=1)
         return share_among_learned(zero_shot, learned, shares)
 

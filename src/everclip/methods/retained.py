@@ -6,7 +6,7 @@ the same group's successor RAPF (ECCV 2024, arXiv 2407.14143).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -14,11 +14,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from everclip.analytic import share_among_learned
 from everclip.backbone import Backbone
 from everclip.features import Feed, FrozenFeatures, FrozenImages
-from everclip.methods.joint import joint_columns, joint_keys, joint_texts
-from everclip.methods.method import ORIGINAL, Batch, Loss, Method, MethodConfig, as_cpu
+from everclip.methods.joint import JointClassifier, joint_columns, joint_keys, joint_texts
+from everclip.methods.method import ORIGINAL, Batch, Loss, MethodConfig, as_cpu
 from everclip.replay import ExemplarReplay, GaussianReplay, Replay
 from everclip.retention import fuse, retain
 from everclip.streams.stream import TaskInfo
@@ -42,15 +41,12 @@ class RetainedConfig(MethodConfig):
     exemplars: int = Field(2000, ge=1, description="replay=exemplars: examples kept in total")
 
 
-class Retained(Method):
+class Retained(JointClassifier):
     """Base: a small module beside the frozen CLIP, trained over all classes seen so far.
 
     **Loss.** CE_ε of the step's images over the classes of all tasks begun, and CE_ε of as many replayed ones, drawn
     uniformly over the classes of finished tasks, weighted by how many classes either speaks for. In expectation that is
     a batch which old and new classes share in proportion to their number, at a cost per step that does not grow.
-
-    **Answer.** Classes that nobody taught keep the original CLIP's probability; the learned ones divide the rest among
-    themselves.
 
     **Retention.** At the end of every task but the first each tensor of the module is compared with what it was before
     the task (see `everclip.retention`).
@@ -63,9 +59,7 @@ class Retained(Method):
 
     Config = RetainedConfig
     defaults: ClassVar[dict] = {"epochs": 15, "batch": 100, "lr": 3e-3}
-    reads: ClassVar[frozenset[str]] = frozenset({"images", "embeddings"})
     feed: Feed = "embeddings"
-    promises = frozenset({"zero_shot_kept"})
     adapter: nn.Module
 
     def __init__(self, backbone: Backbone, config: RetainedConfig, features: FrozenFeatures | None = None) -> None:
@@ -139,25 +133,6 @@ class Retained(Method):
         if self.config.retention == "hard":
             return retain(old, new, self.config.ratio)
         return fuse(old, new, self.config.b)
-
-    # -- answering -------------------------------------------------------------------------------------------------
-
-    def posterior(
-        self,
-        embeddings: Tensor,
-        logits: Tensor,
-        original: Callable[[], Tensor],
-        classes: Sequence[tuple[int, int]],
-        candidates: Mapping[str, Sequence[int]],
-    ) -> dict[str, Tensor]:
-        """p(c|x) over each candidate set: the original CLIP's, whose share for the learned classes they divide anew."""
-        zero_shot, learned = original(), set(joint_keys(self.tasks))
-        answers = {}
-        for name, columns in candidates.items():
-            own = [place for place, column in enumerate(columns) if classes[column] in learned]
-            shares = logits[:, [columns[place] for place in own]].softmax(dim=1)
-            answers[name] = share_among_learned(zero_shot[:, list(columns)].softmax(dim=1), own, shares)
-        return answers
 
     # -- state -----------------------------------------------------------------------------------------------------
 

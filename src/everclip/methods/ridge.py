@@ -122,11 +122,11 @@ class PublishedFusionConfig(AnalyticConfig):
 class PublishedFusion(Analytic):
     """Adds RAIL's own rule to the ways of fusion."""
 
-    def fused(self, zero_shot: Tensor, learned: Sequence[int], scores: Tensor, logits: Tensor) -> Tensor:
+    def fused(self, zero_shot: Tensor, learned: Sequence[int], said: Tensor, original: Tensor) -> Tensor:
         """p(c|x), or under `fusion: published` what the paper takes the largest of: its p̂ is no probability."""
         if self.config.fusion == "published":
-            return gated(zero_shot, learned, scores, self.config.beta)
-        return super().fused(zero_shot, learned, scores, logits)
+            return gated(zero_shot, learned, said, self.config.beta)
+        return super().fused(zero_shot, learned, said, original)
 
 
 class RAILConfig(PublishedFusionConfig, RandomFeaturesConfig):
