@@ -322,8 +322,26 @@ def test_a_report_says_what_moved(new: New, paint: Path, cloth: Path) -> None:
     assert first.accuracy.keys() == {"paint"}
     assert second.accuracy.keys() == {"paint", "cloth"}
     assert all(value is not None for value in second.accuracy.values())
-    twin = tiny.image_folder(paint.parent / "twin", ["red", "green", "blue"])  # the same images under another name
-    assert new("rail", paint).learn("twin", twin).moved > 0
+
+
+def test_images_go_to_the_task_that_has_more_like_them(new: New, cloth: Path, tmp_path: Path) -> None:
+    few = tiny.image_folder(tmp_path / "few", ["red", "green", "blue"], train=5)
+    many = tiny.image_folder(tmp_path / "many", ["red", "green", "blue"], train=60)  # these, and 55 more of each
+    report = new("rail", few, cloth).learn("many", many)
+    assert report.moved > 0
+
+
+@pytest.mark.parametrize("method", CLOSED_FORM)
+def test_of_two_tasks_with_the_same_images_the_first_one_answers(
+    new: New, paint: Path, cloth: Path, photos: list[Path], tmp_path: Path, method: str
+) -> None:
+    twin = tiny.image_folder(tmp_path / "twin", ["red", "green", "blue"])  # the images of `paint` under another name
+    for first, second in ((paint, twin), (twin, paint)):
+        learner = new(method, first)
+        assert learner.learn(second.name, second).moved == 0
+        assert {answer.task for answer in learner.predict(photos, closed=True)} == {first.name}
+        learner.learn("cloth", cloth)
+        assert {answer.task for answer in learner.predict(photos, closed=True)} <= {first.name, "cloth"}
 
 
 def test_what_needs_images_that_are_gone_is_not_measured(new: New, paint: Path, cloth: Path) -> None:

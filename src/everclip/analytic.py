@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from everclip.ties import first_largest
+
 ROUNDING = 1e-12
 """A weight 1 − h below this is rounding: the image alone decides its own fit."""
 
@@ -288,7 +290,7 @@ def gated(zero_shot: Tensor, learned: Sequence[int], scores: Tensor, beta: float
     """
     places, fused = torch.as_tensor(learned), (1 - beta) * zero_shot
     fused[:, places] += beta * scores.to(fused.dtype)
-    return torch.where(torch.isin(zero_shot.argmax(dim=1), places)[:, None], fused, zero_shot)
+    return torch.where(torch.isin(first_largest(zero_shot), places)[:, None], fused, zero_shot)
 
 
 def sample_rows(rows: Tensor, labels: Tensor, count: int) -> Tensor:

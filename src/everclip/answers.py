@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from everclip.streams import TaskInfo
+from everclip.ties import TIE
 
 ROUTE_FLOOR = 0.01
 """Routes an image takes with less probability than this are not computed for it."""
@@ -82,7 +83,7 @@ class Classes:
 def shares(probabilities: Tensor) -> Tensor:
     """How much of the answer each route gives: p(t|x) (B, T + 1) without what is below the floor; rows sum to 1."""
     largest = probabilities.amax(dim=1, keepdim=True)
-    kept = torch.where(probabilities < largest.clamp(max=ROUTE_FLOOR), 0.0, probabilities)
+    kept = torch.where(probabilities < (largest - TIE * largest).clamp(max=ROUTE_FLOOR), 0.0, probabilities)
     return kept / kept.sum(dim=1, keepdim=True)
 
 

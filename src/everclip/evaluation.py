@@ -23,6 +23,7 @@ from everclip.methods import ORIGINAL, Method
 from everclip.processes import by_main
 from everclip.selectors import Selector
 from everclip.streams import CANDIDATES, Protocol, TaskInfo
+from everclip.ties import first_largest
 
 VOTE_BATCH = 128
 """Images per vote under batch routing (the published code's test batch)."""
@@ -113,7 +114,7 @@ class Evaluator:
         truth = self._classes.columns[index][torch.from_numpy(np.asarray(test.data.labels))]
         correct, by_name = {}, {}
         for name, columns in candidates.items():
-            answer = torch.tensor(columns)[answers[name].argmax(dim=1)]
+            answer = torch.tensor(columns)[first_largest(answers[name])]
             correct[name] = (answer == truth).numpy()
             by_name[name] = (self._name_of[answer] == self._name_of[truth]).numpy()
         return Outcome(correct, by_name, routes)
@@ -124,7 +125,7 @@ class Evaluator:
         """p(c|x) over each candidate set, (N, candidates), and images per route."""
         count = len(test.data.labels)
         p = self._probabilities(index, test, count)
-        chosen = torch.bincount(p.argmax(dim=1), minlength=p.shape[1]).numpy()
+        chosen = torch.bincount(first_largest(p), minlength=p.shape[1]).numpy()
         learned = [task.index for task in self.selector.tasks]
         _, original = self._logits(index, test, ORIGINAL, np.arange(count), texts)
 

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from everclip.ties import FINE_TIE, first_largest
+
 
 def herd(features: Tensor, count: int) -> Tensor:
     """Choose examples whose running mean stays closest to the class mean (iCaRL, algorithm 4).
@@ -27,7 +29,7 @@ def herd(features: Tensor, count: int) -> Tensor:
     for size in range(1, min(count, len(features)) + 1):
         # ‖mean − (total + f)/size‖² over f, with ‖f‖ = 1: the f with the largest inner product with what is missing
         missing = size * mean - total
-        best = int((features @ missing).masked_fill(~left, float("-inf")).argmax())
+        best = int(first_largest((features @ missing).masked_fill(~left, float("-inf")), FINE_TIE))
         chosen.append(best)
         total += features[best]
         left[best] = False

@@ -21,6 +21,10 @@ USUAL = 0.95
 """Of a single task, nothing shows what is unknown: this share of its own images counts as known."""
 
 
+LEAST_SPREAD = 1e-6
+"""Distances of a few equal images spread less than this, by rounding alone."""
+
+
 @dataclass(frozen=True)
 class Known:
     """What is known of one task.
@@ -96,5 +100,7 @@ def _calibrated(near: np.ndarray, far: np.ndarray) -> tuple[float, float]:
         )
         if found.coef_[0, 0] < 0:
             return float(found.coef_[0, 0]), float(found.intercept_[0])
-    spread = float(near.std()) or 1.0
+    spread = float(near.std())
+    if spread <= LEAST_SPREAD:
+        spread = 1.0
     return -1 / spread, float(np.quantile(near, USUAL)) / spread

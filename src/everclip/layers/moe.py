@@ -32,8 +32,8 @@ def noisy_top_k(logits: Tensor, noise_std: Tensor | None, k: int, noise: Tensor 
         gates (B, k), which sum to 1 per row, and the experts they belong to (B, k), int64.
     """
     noisy = logits if noise is None or noise_std is None else logits + noise * noise_std
-    kept, experts = noisy.topk(min(k, logits.shape[1]), dim=1)
-    return kept.softmax(dim=1), experts
+    kept, experts = noisy.sort(dim=1, descending=True, stable=True)  # a router that starts at zero ties all experts
+    return kept[:, :k].softmax(dim=1), experts[:, :k]
 
 
 def importance(gates: Tensor, experts: Tensor, count: int) -> Tensor:

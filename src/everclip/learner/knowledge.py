@@ -25,6 +25,7 @@ from everclip.methods import ORIGINAL, Method, method_class
 from everclip.novelty import Familiarity, Known
 from everclip.selectors import Selector, selector_class
 from everclip.streams import TaskInfo
+from everclip.ties import first_largest
 from everclip.training import Trainer, TrainingSet, accumulate, mix
 
 
@@ -204,9 +205,9 @@ class Knowledge:
         """Which task answers for images (B, D) when all learned classes are candidates, by frozen features alone."""
         if self.selector is not None:
             names = [*(increment.task for increment in self.increments), ZERO_SHOT]
-            return [names[route] for route in self._route_probabilities(features).argmax(dim=1).tolist()]
+            return [names[route] for route in first_largest(self._route_probabilities(features)).tolist()]
         asked = question(self.increments, closed=True)
-        return [asked.tasks[column] for column in self.posterior(asked, features, None).argmax(dim=1).tolist()]
+        return [asked.tasks[column] for column in first_largest(self.posterior(asked, features, None)).tolist()]
 
     @cached_property
     def _familiarity(self) -> Familiarity:
@@ -254,7 +255,7 @@ class Knowledge:
             newest = increment.info is lesson.info
             if len(increment.held_out) and (newest or self.answers_from_features):
                 views = torch.from_numpy(lesson.views[lesson.held_out]) if newest else None
-                answer = self.posterior(asked, torch.from_numpy(increment.held_out.embeddings), views).argmax(dim=1)
+                answer = first_largest(self.posterior(asked, torch.from_numpy(increment.held_out.embeddings), views))
                 truth = asked.classes.columns[increment.info.index][torch.from_numpy(increment.held_out.labels)]
                 right[increment.task] += (answer == truth).tolist()
         return {task: 100 * sum(hits) / len(hits) if hits else None for task, hits in right.items()}

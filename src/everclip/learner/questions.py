@@ -15,6 +15,7 @@ from everclip.errors import InputError
 from everclip.learner.lessons import Increment
 from everclip.learner.reports import Prediction
 from everclip.streams import TaskInfo
+from everclip.ties import largest_first
 
 ZERO_SHOT = "zero-shot"
 """The task of a label that was never learned."""
@@ -115,12 +116,11 @@ def predictions(p: Tensor, asked: Question, top_k: int) -> list[Prediction]:
         # A doubt spread over many classes is no sign that it is none of them: None is the answer above one half only.
         none, best = p[:, -1:], p[:, :-1].amax(dim=1, keepdim=True)
         key = torch.cat([p[:, :-1], torch.where(none > 0.5, none, torch.minimum(none, best))], dim=1)
-    places = key.argsort(dim=1, descending=True, stable=True)  # of equals the first, as argmax has it
-    ordered = p.gather(1, places)
+    places = largest_first(key, top_k)
+    chances = p.gather(1, places).tolist()
     answers = []
-    for row, place in enumerate(places[:, :top_k].tolist()):
-        chances = ordered[row, :top_k].tolist()
-        top = [(names[best], chance, tasks[best]) for best, chance in zip(place, chances, strict=True)]
+    for row, place in enumerate(places.tolist()):
+        top = [(names[best], chance, tasks[best]) for best, chance in zip(place, chances[row], strict=True)]
         label, chance, task = top[0]
         answers.append(Prediction(label, chance, task, min(1.0, float(of_task[row, numbers[task]])), top))
     return answers

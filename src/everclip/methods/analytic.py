@@ -29,6 +29,7 @@ from everclip.features import FrozenFeatures
 from everclip.methods.joint import JointClassifier, joint_columns, joint_keys, joint_texts
 from everclip.methods.method import MethodConfig
 from everclip.streams.stream import TaskInfo
+from everclip.ties import FINE_TIE
 
 Fit = tuple[dict[str, Tensor], Tensor]
 """A solution as tensors, and what it says of the calibration images with each left out (N, C)."""
@@ -150,7 +151,7 @@ class Analytic(JointClassifier):
         for solution, left_out in self.fits(columns, counts, rows, labels):
             parts = torch.stack([left_out, zero_shot])[: self._parts]
             weights, loss = mixture_weights(parts, labels) if len(rows) else (self._by_default(), float("inf"))
-            if loss < best or not self.solution:
+            if loss < best * (1 - FINE_TIE) or not self.solution:  # of equals the first
                 best, self.solution = loss, {**solution, "mixture": weights}
 
     def calibration(self, task: dict[str, Tensor]) -> Tensor:

@@ -21,6 +21,7 @@ from everclip.features import FrozenFeatures
 from everclip.selectors.alexnet import AlexNet
 from everclip.selectors.scored import ScoredConfig, ScoredSelector
 from everclip.streams.stream import TaskInfo
+from everclip.ties import first_largest
 
 
 class Autoencoder(nn.Module):
@@ -44,8 +45,7 @@ def reconstruction_error(autoencoder: nn.Module, features: Tensor) -> Tensor:
 
 def published_choice(errors: Tensor, threshold: float) -> Tensor:
     """The published rule: errors (B, 1 + T), column 0 the reference distribution → task (B,), −1 = original CLIP."""
-    least, column = errors.min(dim=1)
-    return torch.where(least > threshold, -1, column - 1)
+    return torch.where(errors.amin(dim=1) > threshold, -1, first_largest(-errors) - 1)
 
 
 def train_autoencoder(

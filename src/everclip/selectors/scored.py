@@ -16,9 +16,12 @@ from torch import Tensor
 
 from everclip.selectors.selector import Selector, SelectorConfig
 from everclip.streams.stream import TaskInfo
+from everclip.ties import FINE_TIE, first_largest
 
 POWERS = torch.logspace(-3, 3, 61, dtype=torch.float64)
 """Inverse temperatures tried. Scores such as likelihoods assume independent dimensions and are overconfident."""
+PERFECT = 1e-9
+"""A cross-entropy below this is none: what is left of it is rounding."""
 CHUNK = 256
 """Images scored at a time: features wider than the CLIP's would not fit in memory all at once."""
 REFERENCE_HELD_OUT = 10
@@ -114,7 +117,7 @@ class ScoredSelector(Selector):
         truth = torch.cat([torch.full((len(part),), column) for column, part in enumerate(parts)])
         together = torch.cat(parts)
         losses = torch.stack([F.cross_entropy(power * together, truth) for power in POWERS])
-        self._power = float(POWERS[losses.argmin()])
+        self._power = float(POWERS[first_largest(-losses.clamp(min=PERFECT), FINE_TIE)])  # of equals the mildest
         own = [part[:, column] for column, part in enumerate(parts[: len(self.learned)])]
         # Scores of all tasks spread alike: a task with few held-out images leans on the others', and the more lenient
         # threshold counts.
@@ -146,8 +149,8 @@ class ScoredSelector(Selector):
         if not self.tasks:
             return torch.ones(count, 1)
         scores = self._scores(features)
-        best, column = scores[:, : len(self.tasks)].max(dim=1)
-        unseen = best < self._thresholds[column]
+        learned = scores[:, : len(self.tasks)]
+        unseen = learned.amax(dim=1) < self._thresholds[first_largest(learned, FINE_TIE)]
         p = torch.softmax(self._power * scores, dim=1)
         p = p if self.reference is not None else F.pad(p, (0, 1))
         original = F.one_hot(torch.tensor(p.shape[1] - 1), p.shape[1]).to(p.dtype)

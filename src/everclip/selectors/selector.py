@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from everclip.data import Images, LabeledEmbeddings
 from everclip.features import FrozenFeatures
 from everclip.streams.stream import TaskInfo
+from everclip.ties import first_largest
 
 
 class SelectorConfig(BaseModel):
@@ -119,5 +120,5 @@ def vote(probabilities: Tensor, batch: int) -> Tensor:
     decided = torch.zeros_like(probabilities)
     for start in range(0, len(probabilities), batch):
         part = slice(start, start + batch)
-        decided[part, probabilities[part].mean(dim=0).argmax()] = 1
+        decided[part, first_largest(probabilities[part].mean(dim=0))] = 1
     return decided
