@@ -25,7 +25,7 @@ from PIL import Image
 
 from everclip import __version__, experiment
 from everclip.cli import main
-from everclip.runs import RunDirectory
+from everclip.storage.run import RunDirectory
 
 from . import tiny
 

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from everclip.cli import main
-from everclip.display import Display
+from everclip.system.display import Display
 
 from . import tiny
 

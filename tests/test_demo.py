@@ -7,7 +7,7 @@ import pytest
 
 from everclip import demo
 from everclip.cli import main
-from everclip.display import Display
+from everclip.system.display import Display
 
 
 @pytest.fixture

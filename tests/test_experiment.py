@@ -14,9 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from everclip import experiment, faults
+from everclip import experiment
 from everclip.config import Config
 from everclip.errors import EverclipError, InputError
+from everclip.storage import faults
 
 from . import tiny
 
@@ -375,7 +376,7 @@ def test_damage_is_one_sentence_that_names_the_file(
 
 
 def rewrite_state(out: Path, **changes: object) -> None:
-    from everclip.directory import body_digest
+    from everclip.storage.directory import body_digest
 
     path = out / "checkpoints/state.json"
     body = json.loads(path.read_text())["state"] | changes

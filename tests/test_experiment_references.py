@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 
 from everclip import experiment, training
 from everclip.config import Config
-from everclip.directory import body_digest
 from everclip.errors import EverclipError, InputError
 from everclip.report import compare
+from everclip.storage.directory import body_digest
 
 from . import tiny
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from everclip import experiment, faults
+from everclip import experiment
 from everclip.config import Config
 from everclip.errors import InputError
 from everclip.learned import judgment
+from everclip.storage import faults
 
 from .test_experiment import run
 

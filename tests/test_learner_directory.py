@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from everclip import faults
-from everclip.directory import body_digest
 from everclip.errors import EverclipError, InputError
 from everclip.learner import Learner, LearnerDirectory, hub
 from everclip.learner.card import card, summary
 from everclip.learner.directory import Stored
+from everclip.storage import faults
+from everclip.storage.directory import body_digest
 
 from . import tiny
 from .test_learner import ask

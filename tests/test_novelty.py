@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from everclip.analytic import Statistics
+from everclip.functional.analytic import Statistics
 from everclip.novelty import Familiarity, Known
 
 WIDTH, CLASSES = 16, 4

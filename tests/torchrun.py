@@ -9,10 +9,11 @@ from pathlib import Path
 
 import torch
 
-from everclip import experiment, features, processes
+from everclip import experiment, features
 from everclip.cli import main
 from everclip.config import Config
 from everclip.layers import moe
+from everclip.system import processes
 
 
 def same_noise(logits: torch.Tensor) -> torch.Tensor:

@@ -19,10 +19,10 @@ import typer
 from sklearn.metrics import roc_auc_score
 
 from everclip.data import read_folder
-from everclip.display import Display
 from everclip.errors import EverclipError
 from everclip.learner import Learner, Prediction
 from everclip.learner.config import DEFAULT_METHOD
+from everclip.system.display import Display
 
 BINS = 15
 """Of the calibration error, with as many answers in each."""

@@ -19,8 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from everclip.functional.ties import TIE
 from everclip.streams import TaskInfo
-from everclip.ties import TIE
 
 ROUTE_FLOOR = 0.01
 """Routes an image takes with less probability than this are not computed for it."""

@@ -16,9 +16,9 @@ import typer
 from everclip import __version__, cli_learner, cli_serve
 from everclip.cli_data import data_app
 from everclip.cli_options import AsJson, DeviceOption, Setting, given
-from everclip.display import Display, printed
 from everclip.errors import EverclipError
-from everclip.memory import keep_freed_memory
+from everclip.system.display import Display, printed
+from everclip.system.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from everclip.config import Config
@@ -137,8 +137,8 @@ def judge(
 def _perform(configuration: Config, out: Path, resume: bool) -> None:
     """Run an experiment and show its figures; of several processes the main one shows them."""
     from everclip import experiment
-    from everclip.processes import is_main
     from everclip.report import compare as side_by_side
+    from everclip.system.processes import is_main
 
     display = Display()
     experiment.run(configuration, out, resume, display)

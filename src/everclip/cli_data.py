@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from everclip.display import Display, printed
 from everclip.errors import InputError
+from everclip.system.display import Display, printed
 
 # What imports torch is imported inside the commands, as in `cli`.
 

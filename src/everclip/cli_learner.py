@@ -13,8 +13,8 @@ import typer
 
 # Everything that imports torch is imported inside the commands: `everclip --help` answers at once.
 from everclip.cli_options import DeviceOption, Setting, given
-from everclip.display import Display, printed
 from everclip.errors import EverclipError, InputError
+from everclip.system.display import Display, printed
 
 if TYPE_CHECKING:
     from everclip.learner import Learner, LearnReport, Prediction

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from everclip.cli_options import DeviceOption, Setting, given
-from everclip.display import Display
 from everclip.errors import InputError
+from everclip.system.display import Display
 
 
 def serve(

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from everclip import experiment
 from everclip.config import Config
-from everclip.display import Display
 from everclip.recipes import read_recipe
 from everclip.report import Comparison, compare
+from everclip.system.display import Display
 
 METHODS = ("zero-shot", "finetune", "moe-adapters")
 

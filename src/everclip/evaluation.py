@@ -18,12 +18,12 @@ from torch import Tensor
 
 from everclip.answers import Classes, routed, shares
 from everclip.data import Images, LabeledEmbeddings
-from everclip.faults import fault_point
+from everclip.functional.ties import first_largest
 from everclip.methods import ORIGINAL, Method
-from everclip.processes import by_main
 from everclip.selectors import Selector
+from everclip.storage.faults import fault_point
 from everclip.streams import CANDIDATES, Protocol, TaskInfo
-from everclip.ties import first_largest
+from everclip.system.processes import by_main
 
 VOTE_BATCH = 128
 """Images per vote under batch routing (the published code's test batch)."""

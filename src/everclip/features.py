@@ -18,8 +18,8 @@ from torch import Tensor
 from everclip.backbone import Backbone
 from everclip.data import Images, LabeledEmbeddings, cache_key, embedding_cache, streamed_cache
 from everclip.errors import InputError
-from everclip.processes import gathered, share, world
 from everclip.prompts import class_tokens, encode_classes, encode_texts
+from everclip.system.processes import gathered, share, world
 
 BATCH = 256
 """Images per forward pass without gradient."""

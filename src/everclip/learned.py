@@ -9,7 +9,7 @@ from typing import Any
 from everclip.config import HOW_NOT_WHAT, Config
 from everclip.errors import InputError
 from everclip.methods import Method
-from everclip.runs import RunDirectory, State
+from everclip.storage.run import RunDirectory, State
 from everclip.streams import TaskInfo
 
 HOW_JUDGED = frozenset({"candidates", "routing", "selector", "reference"})

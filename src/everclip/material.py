@@ -14,10 +14,10 @@ from everclip.data import (
     decoded,
     viewed,
 )
-from everclip.display import Display
 from everclip.errors import InputError
 from everclip.evaluation import TestSet
 from everclip.streams import Task
+from everclip.system.display import Display
 
 TRAINING_IMAGE_SCALE = 2
 """Decoded training images are kept at up to this many times the tower's input size: enough for every crop."""

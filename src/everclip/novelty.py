@@ -15,7 +15,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from everclip.analytic import ROUNDING, Statistics, scatter_around, shrunk, squared_distances
+from everclip.functional.analytic import ROUNDING, Statistics, scatter_around, shrunk, squared_distances
 
 USUAL = 0.95
 """Of a single task, nothing shows what is unknown: this share of its own images counts as known."""

@@ -11,10 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from everclip.config import Config
-from everclip.display import Display
 from everclip.experiment import Experiment
 from everclip.report.results import text
-from everclip.runs import RunDirectory
+from everclip.storage.run import RunDirectory
+from everclip.system.display import Display
 
 
 class Lesson(NamedTuple):

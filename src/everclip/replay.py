@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from everclip.analytic import (
+from everclip.errors import InputError
+from everclip.features import FrozenImages
+from everclip.functional.analytic import (
     Statistics,
     joint_gram,
     joint_rows,
@@ -19,9 +21,7 @@ from everclip.analytic import (
     scatter_around,
     shrunk,
 )
-from everclip.errors import InputError
-from everclip.exemplars import herd, quota
-from everclip.features import FrozenImages
+from everclip.functional.herding import herd, quota
 
 READ = 4096
 """Embeddings that are read at a time."""

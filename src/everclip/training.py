@@ -22,11 +22,11 @@ from torch import Tensor
 
 from everclip.data import Images, TrainingView, training_batch
 from everclip.errors import EverclipError, InputError
-from everclip.faults import fault_point
 from everclip.features import FrozenImages
 from everclip.methods import Batch, Method, Reference
-from everclip.processes import rank, share, sum_gradients, summed, world
+from everclip.storage.faults import fault_point
 from everclip.streams import TaskInfo
+from everclip.system.processes import rank, share, sum_gradients, summed, world
 
 REFERENCE = 1
 """Sets the draw of reference images apart from that of training images, which may be the same ones."""

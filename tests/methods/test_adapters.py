@@ -17,12 +17,12 @@ from everclip.errors import InputError
 from everclip.evaluation import TestSet
 from everclip.experiment import run
 from everclip.features import FrozenFeatures, FrozenImages
+from everclip.functional.retention import fuse, retain
 from everclip.methods import METHODS, ORIGINAL, Batch
 from everclip.methods.adapters import AttentionAdapterMethod, LinearAdapterMethod
 from everclip.methods.prompt_tuning import PromptTuning
 from everclip.methods.retained import Retained
 from everclip.recipes import read_recipe
-from everclip.retention import fuse, retain
 from everclip.streams import TaskInfo
 from everclip.training import TrainingSet
 

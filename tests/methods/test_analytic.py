@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from sklearn.covariance import oas
 from torch import Tensor
 
-from everclip.analytic import Statistics, random_projection, rbf_kernel
 from everclip.config import Config
 from everclip.data import LabeledEmbeddings
 from everclip.errors import InputError
 from everclip.evaluation import Evaluator, TestSet
 from everclip.experiment import run
+from everclip.functional.analytic import Statistics, random_projection, rbf_kernel
 from everclip.methods import METHODS, Method, MethodConfig, ridge
 from everclip.methods.analytic import Analytic
 from everclip.selectors import SelectorConfig

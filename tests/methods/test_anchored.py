@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from everclip.distillation import snapshot, weight_drift
+from everclip.functional.distillation import snapshot, weight_drift
 from everclip.methods import ORIGINAL
 from everclip.methods.anchored import WeightConsolidation, WiSEFT
 from everclip.methods.full_model import FullModel

@@ -10,8 +10,8 @@ import torch
 
 from everclip.data import Images
 from everclip.errors import InputError
-from everclip.exemplars import herd
 from everclip.features import embed_images
+from everclip.functional.herding import herd
 from everclip.methods.icarl import ICaRL, first_of_each_class
 from everclip.prompts import class_tokens
 from everclip.streams import TaskInfo

@@ -9,7 +9,7 @@ from pathlib import Path
 from everclip.report import compare
 from everclip.report.cost import Cost, cost
 from everclip.report.results import load_run
-from everclip.runs import RunDirectory, State
+from everclip.storage.run import RunDirectory, State
 
 TASKS = ("a", "b", "c")
 

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from everclip import metrics
 from everclip.errors import InputError
+from everclip.functional import metrics
 from everclip.report import load_run, summarize
 
 from .invented import build

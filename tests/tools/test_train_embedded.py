@@ -22,11 +22,11 @@ from embedded_mixture import (
     held_back,
     tiny_imagenet,
 )
-from everclip import faults
 from everclip.backbone import Backbone
 from everclip.data.drawn import DOMAINS, DrawnImages
-from everclip.display import Display
 from everclip.errors import InputError
+from everclip.storage import faults
+from everclip.system.display import Display
 from train_embedded import CHECKPOINT, WEIGHTS, Settings, chosen_factor, export, interpolated, main, train
 
 TOOLS = Path(__file__).parents[2] / "tools"

@@ -13,8 +13,8 @@ from typing import BinaryIO
 import numpy as np
 
 from everclip.errors import InputError
-from everclip.files import atomic_file
-from everclip.processes import barrier, by_main, is_main
+from everclip.storage.files import atomic_file
+from everclip.system.processes import barrier, by_main, is_main
 
 
 def cache_dir() -> Path:
@@ -33,7 +33,7 @@ def cache_key(*parts: str | int) -> str:
 def written_atomically(path: Path) -> Iterator[BinaryIO]:
     """Open a new file that takes the place of `path` only when the block ends without an error.
 
-    See `everclip.files.atomic_file`; this one makes the folder as well.
+    See `everclip.storage.files.atomic_file`; this one makes the folder as well.
 
     Raises:
         InputError: the cache folder cannot be written.

@@ -24,7 +24,7 @@ from PIL import Image
 from everclip.data.cache import cache_dir, cache_key, written_atomically
 from everclip.data.source import BadImage, ImageSource
 from everclip.errors import InputError
-from everclip.processes import by_main
+from everclip.system.processes import by_main
 
 FORMAT = 1
 """Part of every key: raise it when the same files would give other pixels or another layout."""

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from everclip.processes import gathered
+from everclip.system.processes import gathered
 
 NOISE_FLOOR = 0.01
 """Added to the learned noise level, so that gating noise never vanishes in training."""

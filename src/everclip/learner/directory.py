@@ -23,10 +23,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from everclip.directory import Directory, tensor_bytes
 from everclip.errors import EverclipError, InputError
-from everclip.faults import fault_point
-from everclip.files import sha256
+from everclip.storage.directory import Directory, tensor_bytes
+from everclip.storage.faults import fault_point
+from everclip.storage.files import sha256
 
 FORMAT = 1
 """Version of the layout; raised whenever an older EverCLIP could misread a newer learner."""

@@ -40,7 +40,6 @@ from everclip.data import (
     view_pixels,
     views,
 )
-from everclip.display import Display
 from everclip.errors import InputError
 from everclip.features import BATCH, FrozenFeatures
 from everclip.learner import hub
@@ -53,6 +52,7 @@ from everclip.learner.questions import ZERO_SHOT, Asked, Question, checked_label
 from everclip.learner.reports import Evaluation, ExportReport, ForgetReport, LearnedTask, LearnReport, Prediction
 from everclip.learner.storing import about, read, write
 from everclip.material import Material
+from everclip.system.display import Display
 
 WORKERS = min(8, os.cpu_count() or 1)
 """Threads that decode images; no result depends on it."""

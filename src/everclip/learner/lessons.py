@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from everclip.analytic import Statistics
 from everclip.data import (
     DEFAULT_TEMPLATES,
     ImageSource,
@@ -21,6 +20,7 @@ from everclip.data import (
     split,
 )
 from everclip.features import FrozenFeatures
+from everclip.functional.analytic import Statistics
 from everclip.material import Material
 from everclip.streams import TaskInfo
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from everclip.answers import Classes
 from everclip.data import DEFAULT_TEMPLATES, check_encodable, plain_name
 from everclip.errors import InputError
+from everclip.functional.ties import largest_first
 from everclip.learner.lessons import Increment
 from everclip.learner.reports import Prediction
 from everclip.streams import TaskInfo
-from everclip.ties import largest_first
 
 ZERO_SHOT = "zero-shot"
 """The task of a label that was never learned."""

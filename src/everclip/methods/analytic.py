@@ -14,7 +14,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from everclip.analytic import (
+from everclip.backbone import Backbone
+from everclip.errors import InputError
+from everclip.features import FrozenFeatures
+from everclip.functional.analytic import (
     Statistics,
     joint_gram,
     joint_rows,
@@ -23,13 +26,10 @@ from everclip.analytic import (
     sample_rows,
     share_among_learned,
 )
-from everclip.backbone import Backbone
-from everclip.errors import InputError
-from everclip.features import FrozenFeatures
+from everclip.functional.ties import FINE_TIE
 from everclip.methods.joint import JointClassifier, joint_columns, joint_keys, joint_texts
 from everclip.methods.method import MethodConfig
 from everclip.streams.stream import TaskInfo
-from everclip.ties import FINE_TIE
 
 Fit = tuple[dict[str, Tensor], Tensor]
 """A solution as tensors, and what it says of the calibration images with each left out (N, C)."""

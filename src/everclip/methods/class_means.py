@@ -8,8 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from everclip.analytic import Statistics, cosine_to_means, distances_left_out, scatter_around, shrinkage, shrunk
 from everclip.errors import InputError
+from everclip.functional.analytic import (
+    Statistics,
+    cosine_to_means,
+    distances_left_out,
+    scatter_around,
+    shrinkage,
+    shrunk,
+)
 from everclip.methods.analytic import Analytic, Fit
 
 

@@ -15,13 +15,13 @@ from pydantic import Field
 from torch import Tensor
 
 from everclip.data import Images
-from everclip.distillation import distillation
 from everclip.features import embed_images
+from everclip.functional.distillation import distillation
 from everclip.methods.full_model import FullModel
 from everclip.methods.method import Batch, PromptedConfig
-from everclip.processes import by_main, gathered, share
 from everclip.prompts import class_tokens, encode_texts, random_sentences
 from everclip.streams.stream import TaskInfo
+from everclip.system.processes import by_main, gathered, share
 
 Teacher = Literal["pretrained", "previous"]
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from everclip.backbone import Backbone
 from everclip.data import Images
 from everclip.errors import InputError
-from everclip.exemplars import herd, quota
 from everclip.features import FrozenFeatures, embed_images
+from everclip.functional.herding import herd, quota
 from everclip.methods.distilled import Distilled, DistilledConfig, Teacher, prompts_of
 from everclip.streams.stream import TaskInfo
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from everclip.analytic import share_among_learned
+from everclip.functional.analytic import share_among_learned
 from everclip.methods.method import ORIGINAL, Method, Promise
 from everclip.streams.stream import TaskInfo
 

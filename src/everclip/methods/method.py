@@ -28,9 +28,9 @@ from everclip.backbone import Backbone
 from everclip.data import Images, LabeledEmbeddings
 from everclip.errors import InputError
 from everclip.features import Feed, FrozenFeatures, FrozenImages, embed_features, embed_images
-from everclip.processes import by_main
 from everclip.prompts import class_tokens
 from everclip.streams.stream import TaskInfo
+from everclip.system.processes import by_main
 
 ORIGINAL = -1
 """The route to the original CLIP."""

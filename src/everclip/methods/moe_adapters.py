@@ -18,9 +18,9 @@ from everclip.errors import InputError
 from everclip.features import FrozenFeatures
 from everclip.layers.moe import MoEBranch, Routes
 from everclip.methods.method import ORIGINAL, Batch, Loss, Method, Promise, PromptedConfig, classification_loss
-from everclip.processes import is_main, summed, world
 from everclip.prompts import class_tokens, encode_classes
 from everclip.streams.stream import TaskInfo
+from everclip.system.processes import is_main, summed, world
 
 
 class MoEAdaptersConfig(PromptedConfig):

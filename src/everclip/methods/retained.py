@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from everclip.backbone import Backbone
 from everclip.features import Feed, FrozenFeatures, FrozenImages
+from everclip.functional.retention import fuse, retain
 from everclip.methods.joint import JointClassifier, joint_columns, joint_keys, joint_texts
 from everclip.methods.method import ORIGINAL, Batch, Loss, MethodConfig, as_cpu
 from everclip.replay import ExemplarReplay, GaussianReplay, Replay
-from everclip.retention import fuse, retain
 from everclip.streams.stream import TaskInfo
 
 
@@ -49,7 +49,7 @@ class Retained(JointClassifier):
     a batch which old and new classes share in proportion to their number, at a cost per step that does not grow.
 
     **Retention.** At the end of every task but the first each tensor of the module is compared with what it was before
-    the task (see `everclip.retention`).
+    the task (see `everclip.functional.retention`).
 
     Sealed per task: its statistics, for Gaussians. Working: the module, the exemplars, and within a task what the
     module was when it began.

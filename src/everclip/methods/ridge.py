@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from everclip.analytic import Factor, gated, leave_one_out, random_projection, rbf_kernel, sample_rows
 from everclip.errors import InputError
+from everclip.functional.analytic import Factor, gated, leave_one_out, random_projection, rbf_kernel, sample_rows
 from everclip.methods.analytic import Analytic, AnalyticConfig, Fit
 from everclip.streams.stream import TaskInfo
 

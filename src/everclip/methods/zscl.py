@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from everclip.data import Images
-from everclip.distillation import RunningAverage, assign
+from everclip.functional.distillation import RunningAverage, assign
 from everclip.methods.anchored import WeightConsolidation, WeightConsolidationConfig
 from everclip.methods.distilled import Distilled, DistilledConfig, Teacher
 from everclip.methods.full_model import FullModel

@@ -69,7 +69,7 @@ def _seconds(path: Path) -> list[float]:
 
 
 def _kept(path: Path) -> float | None:
-    from everclip.runs import RunDirectory  # imports torch, which no other report needs
+    from everclip.storage.run import RunDirectory  # imports torch, which no other report needs
 
     state = RunDirectory(path).peek_state()
     if state is None or len(state.sealed) < len(state.learned):

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from everclip import metrics
 from everclip.errors import InputError
+from everclip.functional import metrics
 
 FORMAT = 1
 Rows = Sequence[Sequence[np.ndarray] | None]

@@ -18,7 +18,7 @@ from everclip.backbone import Backbone
 from everclip.data import Images, LabeledEmbeddings, cache_key, embedding_cache
 from everclip.errors import InputError
 from everclip.features import embed_images
-from everclip.processes import main_first
+from everclip.system.processes import main_first
 
 CONV5 = 11
 """Modules of torchvision's `alexnet().features` up to its last convolution, the ReLU after it left out."""

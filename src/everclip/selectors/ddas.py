@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from everclip.data import Images, LabeledEmbeddings
 from everclip.features import FrozenFeatures
+from everclip.functional.ties import first_largest
 from everclip.selectors.alexnet import AlexNet
 from everclip.selectors.scored import ScoredConfig, ScoredSelector
 from everclip.streams.stream import TaskInfo
-from everclip.ties import first_largest
 
 
 class Autoencoder(nn.Module):

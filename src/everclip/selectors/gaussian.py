@@ -15,8 +15,8 @@ from pydantic import Field
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from everclip.analytic import shrunk, squared_distances
 from everclip.errors import InputError
+from everclip.functional.analytic import shrunk, squared_distances
 from everclip.selectors.scored import ScoredConfig, ScoredSelector
 from everclip.streams.stream import TaskInfo
 

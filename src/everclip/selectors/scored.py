@@ -14,9 +14,9 @@ from pydantic import Field
 from scipy.stats import t as student_t
 from torch import Tensor
 
+from everclip.functional.ties import FINE_TIE, first_largest
 from everclip.selectors.selector import Selector, SelectorConfig
 from everclip.streams.stream import TaskInfo
-from everclip.ties import FINE_TIE, first_largest
 
 POWERS = torch.logspace(-3, 3, 61, dtype=torch.float64)
 """Inverse temperatures tried. Scores such as likelihoods assume independent dimensions and are overconfident."""

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from everclip.data import Images, LabeledEmbeddings
 from everclip.features import FrozenFeatures
+from everclip.functional.ties import first_largest
 from everclip.streams.stream import TaskInfo
-from everclip.ties import first_largest
 
 
 class SelectorConfig(BaseModel):

@@ -18,13 +18,13 @@ from typing import BinaryIO, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from everclip.data import BadImage, load_rgb
-from everclip.display import Display
 from everclip.errors import EverclipError, InputError
 from everclip.features import BATCH
 from everclip.learner import ForgetReport, LearnedTask, Learner, LearnerDirectory, LearnReport, Prediction
 from everclip.learner.questions import Asked
 from everclip.learner.storing import read
 from everclip.serve.batching import Batcher, Busy
+from everclip.system.display import Display
 
 log = logging.getLogger("everclip.serve")
 

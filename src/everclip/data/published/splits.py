@@ -17,7 +17,7 @@ from everclip.data.folders import FolderImages
 from everclip.data.published.readers import Parts
 from everclip.data.source import ImageSource
 from everclip.errors import InputError
-from everclip.files import write_atomic
+from everclip.storage.files import write_atomic
 
 SPLIT_FILE = "everclip-split.json"
 SPLIT_SEED = 42

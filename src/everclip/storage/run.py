@@ -24,10 +24,10 @@ from dataclasses import asdict, dataclass, field
 import yaml
 from torch import Tensor
 
-from everclip.directory import Directory, tensor_bytes
 from everclip.errors import EverclipError, InputError
-from everclip.files import sha256
-from everclip.processes import is_main
+from everclip.storage.directory import Directory, tensor_bytes
+from everclip.storage.files import sha256
+from everclip.system.processes import is_main
 
 FORMAT = 4
 """Version of the checkpoint layout; raised whenever an older EverCLIP could misread a newer run."""

@@ -11,17 +11,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from everclip import experiment, features, processes
+from everclip import experiment, features
 from everclip.config import Config
 from everclip.data.names import DEFAULT_TEMPLATES
 from everclip.errors import InputError
 from everclip.layers import moe
+from everclip.system import processes
 from everclip.training import TrainingConfig
 
-from . import tiny
-from .torchrun import same_noise
+from .. import tiny
+from ..torchrun import same_noise
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CACHES = ("cache-one", "cache-two")
 
 

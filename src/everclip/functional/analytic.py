@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from everclip.ties import first_largest
+from everclip.functional.ties import first_largest
 
 ROUNDING = 1e-12
 """A weight 1 − h below this is rounding: the image alone decides its own fit."""

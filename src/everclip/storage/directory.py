@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from everclip.errors import EverclipError, InputError
-from everclip.files import write_atomic
-from everclip.processes import is_main
+from everclip.storage.files import write_atomic
+from everclip.system.processes import is_main
 
 
 class Directory:

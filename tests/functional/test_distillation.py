@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from everclip.distillation import RunningAverage, assign, distillation, interpolated, snapshot, weight_drift
+from everclip.functional.distillation import RunningAverage, assign, distillation, interpolated, snapshot, weight_drift
 
 
 def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from everclip.exemplars import herd, quota
+from everclip.functional.herding import herd, quota
 
 
 def test_each_choice_is_the_best_that_could_follow() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from everclip import metrics
+from everclip.functional import metrics
 
 MEANS = [metrics.transfer, metrics.average, metrics.last]
 CHANGES = [metrics.forgetting, metrics.backward_transfer]

@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from everclip import faults
+from everclip.storage import faults
 
 SCRIPT = """
 import atexit
-from everclip.faults import fault_point
+from everclip.storage.faults import fault_point
 atexit.register(print, "cleaned up")
 for number in range(1, 4):
     fault_point("here")

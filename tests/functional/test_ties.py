@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everclip.ties import FINE_TIE, TIE, first_largest, largest_first
+from everclip.functional.ties import FINE_TIE, TIE, first_largest, largest_first
 
 
 @given(st.integers(0, 10_000), st.integers(2, 30), st.floats(1e-3, 1e3))

@@ -10,7 +10,7 @@ import pytest
 FAULTS = """
 import resource, sys
 import torch
-from everclip.memory import keep_freed_memory
+from everclip.system.memory import keep_freed_memory
 
 if sys.argv[1] == "keep":
     keep_freed_memory()

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from everclip.faults import fault_point
+from everclip.storage.faults import fault_point
 
 
 @contextlib.contextmanager

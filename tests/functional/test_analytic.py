@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from everclip.analytic import (
+from everclip.functional.analytic import (
     Factor,
     Statistics,
     cosine_to_means,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from everclip import faults
-from everclip.files import atomic_file, sha256, write_atomic
+from everclip.storage import faults
+from everclip.storage.files import atomic_file, sha256, write_atomic
 
 
 def test_a_file_is_written_and_replaced(tmp_path: Path) -> None:

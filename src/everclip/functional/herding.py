@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from everclip.ties import FINE_TIE, first_largest
+from everclip.functional.ties import FINE_TIE, first_largest
 
 
 def herd(features: Tensor, count: int) -> Tensor:

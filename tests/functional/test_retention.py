@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from everclip.retention import fuse, retain
+from everclip.functional.retention import fuse, retain
 
 shapes = st.one_of(st.tuples(st.integers(1, 12)), st.tuples(st.integers(1, 9), st.integers(1, 9)))
 shares = st.floats(0, 1)

@@ -1,0 +1,1 @@
+"""What lies under a command: processes, terminal, memory."""
