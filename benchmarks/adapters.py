@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from everclip.backbone.features import FrozenImages
 from everclip.data import LabeledEmbeddings
-from everclip.features import FrozenImages
+from everclip.engine.training import Trainer, TrainingConfig, TrainingSet
 from everclip.methods.adapters import LinearAdapterConfig, LinearAdapterMethod
 from everclip.streams import TaskInfo
-from everclip.training import Trainer, TrainingConfig, TrainingSet
 
 
 class Shapes:

@@ -17,9 +17,9 @@ from collections.abc import Callable
 import torch
 
 from everclip.backbone import Backbone
+from everclip.backbone.prompts import class_tokens
 from everclip.data.published import PUBLISHED
 from everclip.layers.context import encode_alike
-from everclip.prompts import class_tokens
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from everclip.backbone import Backbone
-from everclip.features import FrozenFeatures
+from everclip.backbone.features import FrozenFeatures
 from everclip.methods import Batch, Reference, Sources
 from everclip.methods.full_model import Finetune, FullModel
 from everclip.methods.zscl import ZSCL

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from everclip.backbone import Backbone
+from everclip.backbone.prompts import class_tokens, encode_classes
 from everclip.data.drawn import DOMAINS, DrawnImages
-from everclip.prompts import class_tokens, encode_classes
 
 RECORD = Path(__file__).with_name("golden_embedded.safetensors")
 

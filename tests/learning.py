@@ -11,12 +11,12 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from everclip.backbone import Backbone
+from everclip.backbone.features import FrozenFeatures
 from everclip.data import Images, Joined, decoded, viewed
-from everclip.evaluation import TestSet
-from everclip.features import FrozenFeatures
+from everclip.engine.evaluation import TestSet
+from everclip.engine.training import Position, Trainer, TrainingConfig, TrainingSet
 from everclip.methods import ORIGINAL, Method, Sources
 from everclip.streams import Protocol, Task, TaskInfo, open_stream
-from everclip.training import Position, Trainer, TrainingConfig, TrainingSet
 
 SEED = 3
 

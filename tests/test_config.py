@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from everclip.config import Config, Setup, default_directory
+from everclip.engine.training import TrainingConfig
 from everclip.errors import InputError
 from everclip.methods import METHODS
 from everclip.selectors import SELECTORS
 from everclip.streams import Protocol
-from everclip.training import TrainingConfig
 
 NEEDED = {"method": "finetune", "stream": "folders:a,b"}
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from everclip import experiment, training
+from everclip import experiment
 from everclip.config import Config
+from everclip.engine import training
 from everclip.errors import EverclipError, InputError
 from everclip.report import compare
 from everclip.storage.directory import body_digest

@@ -7,6 +7,7 @@ import torch
 import yaml
 
 from everclip.config import Config
+from everclip.engine.training import TrainingConfig
 from everclip.errors import InputError
 from everclip.methods import METHODS, method_class
 from everclip.plan import plan
@@ -14,7 +15,6 @@ from everclip.recipes import read_recipe, recipe_names
 from everclip.selectors import selector_class
 from everclip.selectors.scored import ScoredConfig
 from everclip.streams import GROUPS, stream_defaults
-from everclip.training import TrainingConfig
 
 from . import miniatures, tiny
 

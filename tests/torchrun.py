@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from everclip import experiment, features
+from everclip import experiment
+from everclip.backbone import features
 from everclip.cli import main
 from everclip.config import Config
 from everclip.layers import moe

@@ -11,11 +11,11 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from embedded_mixture import held_back
 from everclip.backbone import Backbone
+from everclip.backbone.features import FrozenFeatures, embed_images
+from everclip.backbone.prompts import class_tokens, encode_classes
 from everclip.data import ViewedImages, viewed
 from everclip.data.drawn import DOMAINS, Domain, DrawnImages
 from everclip.data.names import DEFAULT_TEMPLATES
-from everclip.features import FrozenFeatures, embed_images
-from everclip.prompts import class_tokens, encode_classes
 
 TEST, TAUGHT = 20, 10
 """Images per drawn class that zero-shot is tested on, and that the linear discriminants learn from."""

@@ -10,12 +10,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from everclip.backbone import EMBEDDED, Precision
+from everclip.backbone.clip import EMBEDDED, Precision
+from everclip.engine.training import TrainingConfig
 from everclip.errors import InputError
 from everclip.methods import MethodConfig, method_class
 from everclip.selectors import SelectorConfig, selector_class
 from everclip.streams import Protocol, stream_defaults
-from everclip.training import TrainingConfig
 
 
 class Setup(BaseModel):

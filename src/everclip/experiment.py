@@ -13,13 +13,14 @@ import torch
 
 from everclip import __version__
 from everclip.backbone import Backbone, resolve_device
+from everclip.backbone.features import FrozenFeatures, FrozenImages
 from everclip.config import HOW_NOT_WHAT, Config
 from everclip.data import Images, ImageSource, Joined, LabeledEmbeddings, cache_key, read_texts, read_unlabeled
+from everclip.engine.evaluation import Evaluator, Outcome, TestSet
+from everclip.engine.material import Material, data_digest
+from everclip.engine.training import Position, Trainer, TrainingSet, accumulate, mix
 from everclip.errors import InputError
-from everclip.evaluation import Evaluator, Outcome, TestSet
-from everclip.features import FrozenFeatures, FrozenImages
 from everclip.learned import LearnedRun
-from everclip.material import Material, data_digest
 from everclip.methods import Method, MethodConfig, Sources, method_class
 from everclip.outcomes import matrix_csv, pack, padded, unpack
 from everclip.report import load_run, render, summarize
@@ -28,7 +29,6 @@ from everclip.storage.run import RunDirectory, State
 from everclip.streams import CANDIDATES, Stream, Task, TaskInfo, open_stream
 from everclip.system.display import Display
 from everclip.system.processes import barrier, is_main, join, main_first, world
-from everclip.training import Position, Trainer, TrainingSet, accumulate, mix
 
 
 def run(config: Config, out: Path, resume: bool = False, display: Display | None = None) -> dict[str, Any]:

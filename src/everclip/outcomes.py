@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from everclip.evaluation import Outcome
+from everclip.engine.evaluation import Outcome
 from everclip.streams import CANDIDATES
 
 

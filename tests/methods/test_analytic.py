@@ -14,8 +14,8 @@ from torch import Tensor
 
 from everclip.config import Config
 from everclip.data import LabeledEmbeddings
+from everclip.engine.evaluation import Evaluator, TestSet
 from everclip.errors import InputError
-from everclip.evaluation import Evaluator, TestSet
 from everclip.experiment import run
 from everclip.functional.analytic import Statistics, random_projection, rbf_kernel
 from everclip.methods import METHODS, Method, MethodConfig, ridge

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from everclip.features import embed_images
+from everclip.backbone.features import embed_images
 from everclip.methods import Batch, Reference
 from everclip.methods.distilled import Distilled, LwF, LwFVR
 from everclip.methods.zscl import ZSCL

@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from everclip.backbone.features import embed_images
+from everclip.backbone.prompts import class_tokens
 from everclip.data import Images
 from everclip.errors import InputError
-from everclip.features import embed_images
 from everclip.functional.herding import herd
 from everclip.methods.icarl import ICaRL, first_of_each_class
-from everclip.prompts import class_tokens
 from everclip.streams import TaskInfo
 
 from ..learning import Lessons, begin, learn, new_method, recipe

@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from everclip.backbone import Backbone
+from everclip.engine.training import lr_at
 from everclip.errors import InputError
 from everclip.layers import moe
 from everclip.methods import ORIGINAL, Batch
 from everclip.methods.moe_adapters import MoEAdapters, MoEAdaptersConfig
 from everclip.streams import TaskInfo
-from everclip.training import lr_at
 
 TOWERS = ("image", "text")
 

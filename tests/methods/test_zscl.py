@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from everclip.backbone import Backbone
-from everclip.features import FrozenFeatures
+from everclip.backbone.features import FrozenFeatures
+from everclip.engine.training import lr_at
 from everclip.methods import METHODS, Batch, Reference, Sources, distilled
 from everclip.methods.full_model import FullModel
 from everclip.methods.zscl import ZSCL
 from everclip.streams import TaskInfo
-from everclip.training import lr_at
 
 
 def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:

@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from torchvision.models import AlexNet_Weights, alexnet
 
 from everclip.backbone import Backbone
+from everclip.backbone.features import FrozenFeatures
 from everclip.data import Images, LabeledEmbeddings, read_unlabeled, viewed
 from everclip.errors import InputError
-from everclip.features import FrozenFeatures
 from everclip.selectors.alexnet import SMALLEST, AlexNet
 from everclip.selectors.ddas import DDAS, DDASConfig
 from everclip.streams import TaskInfo

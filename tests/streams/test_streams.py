@@ -8,10 +8,10 @@ import torch
 from pydantic import ValidationError
 
 from everclip.backbone import Backbone
+from everclip.backbone.features import FrozenFeatures
 from everclip.data import LabeledEmbeddings, few_shot, split
+from everclip.engine.evaluation import Evaluator, TestSet
 from everclip.errors import InputError
-from everclip.evaluation import Evaluator, TestSet
-from everclip.features import FrozenFeatures
 from everclip.methods.zero_shot import ZeroShot
 from everclip.selectors import selector_class
 from everclip.streams import STREAMS, Protocol, Task, open_stream

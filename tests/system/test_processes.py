@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from everclip import experiment, features
+from everclip import experiment
+from everclip.backbone import features
 from everclip.config import Config
 from everclip.data.names import DEFAULT_TEMPLATES
+from everclip.engine.training import TrainingConfig
 from everclip.errors import InputError
 from everclip.layers import moe
 from everclip.system import processes
-from everclip.training import TrainingConfig
 
 from .. import tiny
 from ..torchrun import same_noise
@@ -205,6 +206,6 @@ def test_shares_are_all_there_is(monkeypatch: pytest.MonkeyPatch, world: int, co
 
 
 def test_every_process_needs_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("everclip.training.world", lambda: 4)
+    monkeypatch.setattr("everclip.engine.training.world", lambda: 4)
     with pytest.raises(InputError, match="batch=3 leaves some of the 4 processes"):
         TrainingConfig(batch=3).rows()

@@ -20,11 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everclip import __version__
-from everclip.backbone import Backbone, quiet_libraries
+from everclip.backbone.clip import Backbone, quiet_libraries
+from everclip.backbone.features import FrozenFeatures
 from everclip.data import view_pixels
 from everclip.data.drawn import DOMAINS, DrawnImages
 from everclip.errors import EverclipError, InputError
-from everclip.features import FrozenFeatures
 from everclip.learner.knowledge import Knowledge
 from everclip.learner.questions import Question
 from everclip.learner.reports import ExportReport

@@ -13,20 +13,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from everclip.answers import routed, shares
+from everclip.backbone.features import BATCH, FrozenFeatures
+from everclip.engine.answers import routed, shares
+from everclip.engine.material import Material
+from everclip.engine.training import Trainer, TrainingSet, accumulate, mix
 from everclip.errors import InputError
-from everclip.features import BATCH, FrozenFeatures
 from everclip.functional.analytic import Statistics
 from everclip.functional.ties import first_largest
 from everclip.learner.config import LearnerConfig
 from everclip.learner.lessons import Increment, Lesson
+from everclip.learner.novelty import Familiarity, Known
 from everclip.learner.questions import ZERO_SHOT, Question, question
-from everclip.material import Material
 from everclip.methods import ORIGINAL, Method, method_class
-from everclip.novelty import Familiarity, Known
 from everclip.selectors import Selector, selector_class
 from everclip.streams import TaskInfo
-from everclip.training import Trainer, TrainingSet, accumulate, mix
 
 
 class Knowledge:

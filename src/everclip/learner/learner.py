@@ -27,6 +27,7 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from everclip.backbone import Backbone, Precision, resolve_device
+from everclip.backbone.features import BATCH, FrozenFeatures
 from everclip.data import (
     BadImage,
     GivenImage,
@@ -40,8 +41,8 @@ from everclip.data import (
     view_pixels,
     views,
 )
+from everclip.engine.material import Material
 from everclip.errors import InputError
-from everclip.features import BATCH, FrozenFeatures
 from everclip.learner import hub
 from everclip.learner.card import summary
 from everclip.learner.config import DEFAULT_METHOD, LearnerConfig
@@ -51,7 +52,6 @@ from everclip.learner.lessons import lesson
 from everclip.learner.questions import ZERO_SHOT, Asked, Question, checked_labels, predictions
 from everclip.learner.reports import Evaluation, ExportReport, ForgetReport, LearnedTask, LearnReport, Prediction
 from everclip.learner.storing import about, read, write
-from everclip.material import Material
 from everclip.system.display import Display
 
 WORKERS = min(8, os.cpu_count() or 1)

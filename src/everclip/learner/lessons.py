@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from everclip.backbone.features import FrozenFeatures
 from everclip.data import (
     DEFAULT_TEMPLATES,
     ImageSource,
@@ -19,9 +20,8 @@ from everclip.data import (
     plain_name,
     split,
 )
-from everclip.features import FrozenFeatures
+from everclip.engine.material import Material
 from everclip.functional.analytic import Statistics
-from everclip.material import Material
 from everclip.streams import TaskInfo
 
 HELD_OUT = 0.1

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from everclip.answers import Classes
 from everclip.data import DEFAULT_TEMPLATES, check_encodable, plain_name
+from everclip.engine.answers import Classes
 from everclip.errors import InputError
 from everclip.functional.ties import largest_first
 from everclip.learner.lessons import Increment

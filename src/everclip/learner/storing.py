@@ -10,9 +10,9 @@ from torch import Tensor
 
 from everclip import __version__
 from everclip.backbone import Backbone, resolve_device
+from everclip.backbone.features import FrozenFeatures
 from everclip.data import LabeledEmbeddings
 from everclip.errors import EverclipError
-from everclip.features import FrozenFeatures
 from everclip.functional.analytic import Statistics, pack_symmetric, unpack_symmetric
 from everclip.learner.card import card, summary
 from everclip.learner.config import LearnerConfig

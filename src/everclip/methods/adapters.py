@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import Tensor
 
 from everclip.backbone import Backbone
+from everclip.backbone.features import FrozenFeatures
 from everclip.errors import InputError
-from everclip.features import FrozenFeatures
 from everclip.layers.adapters import AttentionAdapter, LinearAdapter
 from everclip.methods.retained import ImageAdapter, Retained, RetainedConfig
 

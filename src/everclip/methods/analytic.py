@@ -15,8 +15,8 @@ from pydantic import Field
 from torch import Tensor
 
 from everclip.backbone import Backbone
+from everclip.backbone.features import FrozenFeatures
 from everclip.errors import InputError
-from everclip.features import FrozenFeatures
 from everclip.functional.analytic import (
     Statistics,
     joint_gram,

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from everclip.backbone import Backbone
-from everclip.features import FrozenFeatures
+from everclip.backbone.features import FrozenFeatures
 from everclip.functional.distillation import assign, interpolated, snapshot, weight_drift
 from everclip.methods.full_model import FullModel
 from everclip.methods.method import Batch, PromptedConfig

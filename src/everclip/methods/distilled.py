@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from everclip.backbone.features import embed_images
+from everclip.backbone.prompts import class_tokens, encode_texts, random_sentences
 from everclip.data import Images
-from everclip.features import embed_images
 from everclip.functional.distillation import distillation
 from everclip.methods.full_model import FullModel
 from everclip.methods.method import Batch, PromptedConfig
-from everclip.prompts import class_tokens, encode_texts, random_sentences
 from everclip.streams.stream import TaskInfo
 from everclip.system.processes import by_main, gathered, share
 

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everclip.backbone import Backbone
-from everclip.features import FrozenFeatures
+from everclip.backbone.features import FrozenFeatures
+from everclip.backbone.prompts import class_tokens, encode_classes
 from everclip.layers.context import encode_alike
 from everclip.methods.method import ORIGINAL, Batch, Loss, Method, PromptedConfig, as_cpu, classification_loss
-from everclip.prompts import class_tokens, encode_classes
 from everclip.streams.stream import TaskInfo
 
 NEVER_TRAINED = ("model.logit_scale", "model.logit_bias")

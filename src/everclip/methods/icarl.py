@@ -13,9 +13,9 @@ from pydantic import Field
 from torch import Tensor
 
 from everclip.backbone import Backbone
+from everclip.backbone.features import FrozenFeatures, embed_images
 from everclip.data import Images
 from everclip.errors import InputError
-from everclip.features import FrozenFeatures, embed_images
 from everclip.functional.herding import herd, quota
 from everclip.methods.distilled import Distilled, DistilledConfig, Teacher, prompts_of
 from everclip.streams.stream import TaskInfo

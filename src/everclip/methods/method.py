@@ -25,10 +25,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from everclip.backbone import Backbone
+from everclip.backbone.features import Feed, FrozenFeatures, FrozenImages, embed_features, embed_images
+from everclip.backbone.prompts import class_tokens
 from everclip.data import Images, LabeledEmbeddings
 from everclip.errors import InputError
-from everclip.features import Feed, FrozenFeatures, FrozenImages, embed_features, embed_images
-from everclip.prompts import class_tokens
 from everclip.streams.stream import TaskInfo
 from everclip.system.processes import by_main
 

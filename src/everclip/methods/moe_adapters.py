@@ -14,11 +14,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from everclip.backbone import Backbone
+from everclip.backbone.features import FrozenFeatures
+from everclip.backbone.prompts import class_tokens, encode_classes
 from everclip.errors import InputError
-from everclip.features import FrozenFeatures
 from everclip.layers.moe import MoEBranch, Routes
 from everclip.methods.method import ORIGINAL, Batch, Loss, Method, Promise, PromptedConfig, classification_loss
-from everclip.prompts import class_tokens, encode_classes
 from everclip.streams.stream import TaskInfo
 from everclip.system.processes import is_main, summed, world
 

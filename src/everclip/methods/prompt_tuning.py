@@ -11,12 +11,12 @@ from pydantic import Field
 from torch import Tensor
 
 from everclip.backbone import Backbone
-from everclip.features import FrozenFeatures
+from everclip.backbone.features import FrozenFeatures
+from everclip.backbone.prompts import encode_classes
 from everclip.layers.context import PromptContext
 from everclip.methods.joint import joint_keys
 from everclip.methods.method import ORIGINAL
 from everclip.methods.retained import Retained, RetainedConfig
-from everclip.prompts import encode_classes
 from everclip.streams.stream import TaskInfo
 
 

@@ -15,11 +15,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from everclip.backbone import Backbone
-from everclip.features import Feed, FrozenFeatures, FrozenImages
+from everclip.backbone.features import Feed, FrozenFeatures, FrozenImages
 from everclip.functional.retention import fuse, retain
 from everclip.methods.joint import JointClassifier, joint_columns, joint_keys, joint_texts
 from everclip.methods.method import ORIGINAL, Batch, Loss, MethodConfig, as_cpu
-from everclip.replay import ExemplarReplay, GaussianReplay, Replay
+from everclip.methods.replay import ExemplarReplay, GaussianReplay, Replay
 from everclip.streams.stream import TaskInfo
 
 

@@ -11,13 +11,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from everclip.backbone.prompts import random_sentences
 from everclip.data import Images
 from everclip.functional.distillation import RunningAverage, assign
 from everclip.methods.anchored import WeightConsolidation, WeightConsolidationConfig
 from everclip.methods.distilled import Distilled, DistilledConfig, Teacher
 from everclip.methods.full_model import FullModel
 from everclip.methods.method import Requirement
-from everclip.prompts import random_sentences
 from everclip.streams.stream import TaskInfo
 
 AVERAGE = "average."

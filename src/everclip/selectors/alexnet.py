@@ -15,9 +15,9 @@ from torch import Tensor
 from torchvision.models import AlexNet_Weights, alexnet
 
 from everclip.backbone import Backbone
+from everclip.backbone.features import embed_images
 from everclip.data import Images, LabeledEmbeddings, cache_key, embedding_cache
 from everclip.errors import InputError
-from everclip.features import embed_images
 from everclip.system.processes import main_first
 
 CONV5 = 11

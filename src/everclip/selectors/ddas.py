@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from everclip.backbone.features import FrozenFeatures
 from everclip.data import Images, LabeledEmbeddings
-from everclip.features import FrozenFeatures
 from everclip.functional.ties import first_largest
 from everclip.selectors.alexnet import AlexNet
 from everclip.selectors.scored import ScoredConfig, ScoredSelector

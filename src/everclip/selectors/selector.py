@@ -12,8 +12,8 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from everclip.backbone.features import FrozenFeatures
 from everclip.data import Images, LabeledEmbeddings
-from everclip.features import FrozenFeatures
 from everclip.functional.ties import first_largest
 from everclip.streams.stream import TaskInfo
 

@@ -17,9 +17,9 @@ from typing import BinaryIO, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from everclip.backbone.features import BATCH
 from everclip.data import BadImage, load_rgb
 from everclip.errors import EverclipError, InputError
-from everclip.features import BATCH
 from everclip.learner import ForgetReport, LearnedTask, Learner, LearnerDirectory, LearnReport, Prediction
 from everclip.learner.questions import Asked
 from everclip.learner.storing import read

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from everclip.backbone.features import FrozenImages
 from everclip.errors import InputError
-from everclip.features import FrozenImages
 from everclip.functional.analytic import (
     Statistics,
     joint_gram,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from everclip.backbone import Backbone
-from everclip.prompts import class_tokens, encode_classes, encode_texts, ensemble, fill, random_sentences
+from everclip.backbone.prompts import class_tokens, encode_classes, encode_texts, ensemble, fill, random_sentences
 
 NAMES = ["cat", "a very long name of a class indeed", "ox", "{}"]
 TEMPLATES = ["a photo of a {}.", "{}", "{} art"]

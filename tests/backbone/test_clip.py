@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from everclip.backbone import Backbone
+from everclip.backbone.prompts import encode_classes
 from everclip.errors import InputError
-from everclip.prompts import encode_classes
 
-from . import tiny
+from .. import tiny
 
 CUT = {
     "CLIP": tiny.VIT,

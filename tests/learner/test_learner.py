@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
 
-from everclip import experiment, training
+from everclip import experiment
 from everclip.backbone import Backbone
+from everclip.backbone.features import FrozenFeatures
 from everclip.config import Config
 from everclip.data import BadImage
+from everclip.engine import training
 from everclip.errors import EverclipError, InputError
-from everclip.features import FrozenFeatures
 from everclip.learner import Learner, Prediction
 from everclip.learner import learner as module
 from everclip.learner.config import LearnerConfig
@@ -29,7 +30,7 @@ from everclip.learner.lessons import HELD_OUT_LIMIT, held_out_rows
 from everclip.methods import METHODS
 from everclip.outcomes import unpack
 
-from . import tiny
+from .. import tiny
 
 QUICK = {"iterations": 3, "batch": 4, "warmup": 1}
 SETTINGS = {

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from everclip.backbone import Backbone
+from everclip.backbone.features import BATCH, FrozenFeatures, embed_images
 from everclip.data import LabeledEmbeddings, read_folder, viewed
 from everclip.errors import InputError
-from everclip.features import BATCH, FrozenFeatures, embed_images
 
-from . import tiny
+from .. import tiny
 
 
 @pytest.fixture(autouse=True)
@@ -103,7 +103,7 @@ def test_classes_are_encoded_once(backbone, monkeypatch):
 
 
 def test_class_lists_without_end_do_not_fill_the_memory(backbone, monkeypatch):
-    monkeypatch.setattr("everclip.features.CLASS_LISTS", 3)
+    monkeypatch.setattr("everclip.backbone.features.CLASS_LISTS", 3)
     features = FrozenFeatures(backbone)
     first = features.classes(["cat"], ["{}"])
     for number in range(5):

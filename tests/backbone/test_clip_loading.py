@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_model
 
-from everclip.backbone import Backbone, _resolve
+from everclip.backbone.clip import Backbone, _resolve
 from everclip.errors import EverclipError, InputError
 
-from . import tiny
+from .. import tiny
 
 
 @pytest.fixture(scope="module")

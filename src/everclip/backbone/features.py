@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from everclip.backbone import Backbone
+from everclip.backbone.clip import Backbone
+from everclip.backbone.prompts import class_tokens, encode_classes, encode_texts
 from everclip.data import Images, LabeledEmbeddings, cache_key, embedding_cache, streamed_cache
 from everclip.errors import InputError
-from everclip.prompts import class_tokens, encode_classes, encode_texts
 from everclip.system.processes import gathered, share, world
 
 BATCH = 256

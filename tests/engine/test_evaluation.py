@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from everclip import answers
-from everclip.answers import ROUTE_FLOOR
-from everclip.evaluation import Evaluator, TestSet
+from everclip.engine import answers
+from everclip.engine.answers import ROUTE_FLOOR
+from everclip.engine.evaluation import Evaluator, TestSet
 from everclip.methods import ORIGINAL, Method, MethodConfig
 from everclip.selectors import Selector, SelectorConfig, selector_class
 from everclip.selectors.oracle import Oracle

@@ -9,12 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from everclip.engine.training import Position, Progress, Trainer, TrainingConfig, _indices, _schedule, lr_at
 from everclip.errors import EverclipError, InputError
 from everclip.methods import Batch, Loss, Method
 from everclip.methods.full_model import Finetune, Joint
-from everclip.training import Position, Progress, Trainer, TrainingConfig, _indices, _schedule, lr_at
 
-from .learning import SEED, Lessons, assert_same, begin, new_method, recipe, stored, train
+from ..learning import SEED, Lessons, assert_same, begin, new_method, recipe, stored, train
 
 
 class Watched(Finetune):

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from everclip.backbone import Backbone
+from everclip.backbone.features import FrozenFeatures
 from everclip.data import LabeledEmbeddings, read_folder, viewed
 from everclip.errors import InputError
-from everclip.features import FrozenFeatures
 
-from . import tiny
+from .. import tiny
 
 VISION = tiny.VIT["vision_cfg"]
 TOWERS = {
@@ -93,7 +93,7 @@ def test_no_vision_transformer(tmp_path: Path):
 
 def test_tokens_are_cached_in_parts(tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("EVERCLIP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("everclip.features.BATCH", 5)
+    monkeypatch.setattr("everclip.backbone.features.BATCH", 5)
     backbone = Backbone.load(str(tiny_clip))
     images = viewed(read_folder(tiny.image_folder(tmp_path / "a", ["red", "blue"])).train, backbone.view)
     features = FrozenFeatures(backbone)

@@ -20,9 +20,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from everclip.backbone.features import FrozenImages
 from everclip.data import Images, TrainingView, training_batch
 from everclip.errors import EverclipError, InputError
-from everclip.features import FrozenImages
 from everclip.methods import Batch, Method, Reference
 from everclip.storage.faults import fault_point
 from everclip.streams import TaskInfo

@@ -14,8 +14,8 @@ from everclip.data import (
     decoded,
     viewed,
 )
+from everclip.engine.evaluation import TestSet
 from everclip.errors import InputError
-from everclip.evaluation import TestSet
 from everclip.streams import Task
 from everclip.system.display import Display
 

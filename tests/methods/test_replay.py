@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from sklearn.covariance import oas
 from torch import Tensor
 
+from everclip.backbone.features import FrozenImages
 from everclip.data import LabeledEmbeddings
 from everclip.errors import InputError
-from everclip.features import FrozenImages
-from everclip.replay import ExemplarReplay, GaussianReplay, Replay
+from everclip.methods.replay import ExemplarReplay, GaussianReplay, Replay
 
 WIDTH = 6
 

@@ -15,15 +15,15 @@ from PIL import Image
 from torch import Tensor
 
 from everclip.backbone import Backbone
+from everclip.backbone.features import FrozenFeatures
 from everclip.errors import EverclipError, InputError
-from everclip.features import FrozenFeatures
 from everclip.learner import Learner, Prediction
 from everclip.learner import export as exporting
 from everclip.learner.config import LearnerConfig
 from everclip.learner.knowledge import Knowledge
 from everclip.methods import METHODS
 
-from . import tiny
+from .. import tiny
 
 LEARNABLE = [name for name, method in METHODS.items() if method.forgets is not None]
 QUICK = {"iterations": 12, "batch": 8, "warmup": 2, "lr": 5e-3, "lead": 0.0, "scale": 1.0, "bottleneck": 8}

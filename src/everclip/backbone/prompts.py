@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from everclip.backbone import Backbone
+from everclip.backbone.clip import Backbone
 
 
 def fill(class_names: Sequence[str], templates: Sequence[str]) -> list[str]:

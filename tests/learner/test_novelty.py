@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from everclip.functional.analytic import Statistics
-from everclip.novelty import Familiarity, Known
+from everclip.learner.novelty import Familiarity, Known
 
 WIDTH, CLASSES = 16, 4
 

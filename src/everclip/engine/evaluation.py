@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from everclip.answers import Classes, routed, shares
 from everclip.data import Images, LabeledEmbeddings
+from everclip.engine.answers import Classes, routed, shares
 from everclip.functional.ties import first_largest
 from everclip.methods import ORIGINAL, Method
 from everclip.selectors import Selector

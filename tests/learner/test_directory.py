@@ -18,7 +18,7 @@ from everclip.learner.directory import Stored
 from everclip.storage import faults
 from everclip.storage.directory import body_digest
 
-from . import tiny
+from .. import tiny
 from .test_learner import ask
 
 

@@ -26,8 +26,8 @@ from open_clip.transformer import text_global_pool
 from PIL import Image
 from torch import Tensor, nn
 
+from everclip.backbone.tokens import output_tokens
 from everclip.errors import EverclipError, InputError
-from everclip.tokens import output_tokens
 
 Precision = Literal["float32", "bf16"]
 

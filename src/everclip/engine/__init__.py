@@ -1,0 +1,1 @@
+"""Training, evaluation, answers, and what a stream's images become for both."""
