@@ -9,8 +9,8 @@ from types import ModuleType
 
 import pytest
 
-from everclip import experiment
-from everclip.config import Config
+from everclip.experiment import runner
+from everclip.experiment.config import Config
 from everclip.methods import METHODS, Method
 
 from .learning import Lessons, new_method
@@ -46,7 +46,7 @@ def test_it_passes_what_every_method_passes(kind: type[Method], lessons: Lessons
 
 def test_it_runs_with_its_settings(kind: type[Method], tiny_clip: Path, two_folders: str, tmp_path: Path) -> None:
     values = {"method": kind.name, "stream": two_folders, "backbone": str(tiny_clip), "device": "cpu"}
-    results = experiment.run(Config.of(values | {"iterations": 3, "batch": 4, "pull": 0.1}), tmp_path / "run")
+    results = runner.run(Config.of(values | {"iterations": 3, "batch": 4, "pull": 0.1}), tmp_path / "run")
     assert results["settings"]["pull"] == 0.1
     assert results["training"]["lr"] == 1e-3
     assert 0 < results["trained_parameters"]["total"] < 5000

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from everclip.config import Config
 from everclip.data.published import PUBLISHED, Published
 from everclip.data.published.readers import Parts
 from everclip.data.source import ImageSource
-from everclip.experiment import run
-from everclip.recipes import read_recipe
+from everclip.experiment.config import Config
+from everclip.experiment.recipes import read_recipe
+from everclip.experiment.runner import run
 from everclip.report import compare
 from everclip.streams import GROUPS
 from tests import miniatures, tiny

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from everclip import experiment
 from everclip.backbone import features
 from everclip.cli import main
-from everclip.config import Config
+from everclip.experiment import runner
+from everclip.experiment.config import Config
 from everclip.layers import moe
 from everclip.system import processes
 
@@ -32,7 +32,7 @@ def runs(jobs: list[dict]) -> None:
     """Experiments one after the other, under `plain`."""
     plain()
     for job in jobs:
-        experiment.run(Config.of(job["values"]), Path(job["out"]), resume=True)
+        runner.run(Config.of(job["values"]), Path(job["out"]), resume=True)
 
 
 def command(job: dict) -> None:

@@ -15,20 +15,20 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
 
-from everclip import experiment
 from everclip.backbone import Backbone
 from everclip.backbone.features import FrozenFeatures
-from everclip.config import Config
 from everclip.data import BadImage
 from everclip.engine import training
 from everclip.errors import EverclipError, InputError
+from everclip.experiment import runner
+from everclip.experiment.config import Config
+from everclip.experiment.outcomes import unpack
 from everclip.learner import Learner, Prediction
 from everclip.learner import learner as module
 from everclip.learner.config import LearnerConfig
 from everclip.learner.knowledge import Knowledge
 from everclip.learner.lessons import HELD_OUT_LIMIT, held_out_rows
 from everclip.methods import METHODS
-from everclip.outcomes import unpack
 
 from .. import tiny
 
@@ -133,7 +133,7 @@ def test_a_run_over_the_same_images_learns_and_answers_the_same(
 ) -> None:
     settings = {**SETTINGS[method], **({"lr": 5e-3, "scale": 1.0} if method == "moe-adapters" else {})}
     values = {"method": method, "backbone": str(tiny_clip), "stream": two_folders, "device": "cpu", **settings}
-    experiment.run(Config.of(values), tmp_path / "run")
+    runner.run(Config.of(values), tmp_path / "run")
     learner = new(method, paint, cloth)
     sealed, _, selector = learner._knowledge.state()
     for index, tensors in enumerate(sealed):

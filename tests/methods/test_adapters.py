@@ -12,18 +12,18 @@ import torch.nn.functional as F
 
 from everclip.backbone import Backbone
 from everclip.backbone.features import FrozenFeatures, FrozenImages
-from everclip.config import Config, layered
 from everclip.data import LabeledEmbeddings
 from everclip.engine.evaluation import TestSet
 from everclip.engine.training import TrainingSet
 from everclip.errors import InputError
-from everclip.experiment import run
+from everclip.experiment.config import Config, layered
+from everclip.experiment.recipes import read_recipe
+from everclip.experiment.runner import run
 from everclip.functional.retention import fuse, retain
 from everclip.methods import METHODS, ORIGINAL, Batch
 from everclip.methods.adapters import AttentionAdapterMethod, LinearAdapterMethod
 from everclip.methods.prompt_tuning import PromptTuning
 from everclip.methods.retained import Retained
-from everclip.recipes import read_recipe
 from everclip.streams import TaskInfo
 
 from ..learning import Lessons, answers, assert_same, begin, learn, new_method, recipe, stored, train, zero_shot

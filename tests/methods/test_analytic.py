@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from sklearn.covariance import oas
 from torch import Tensor
 
-from everclip.config import Config
 from everclip.data import LabeledEmbeddings
 from everclip.engine.evaluation import Evaluator, TestSet
 from everclip.errors import InputError
-from everclip.experiment import run
+from everclip.experiment.config import Config
+from everclip.experiment.runner import run
 from everclip.functional.analytic import Statistics, random_projection, rbf_kernel
 from everclip.methods import METHODS, Method, MethodConfig, ridge
 from everclip.methods.analytic import Analytic

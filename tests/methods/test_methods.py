@@ -14,10 +14,10 @@ from pydantic import BaseModel
 
 from everclip.backbone import Backbone
 from everclip.backbone.features import FrozenFeatures, embed_images
-from everclip.config import Setup
 from everclip.engine.evaluation import Evaluator
 from everclip.engine.training import Position, Trainer, TrainingConfig
 from everclip.errors import InputError
+from everclip.experiment.config import Setup
 from everclip.methods import METHODS, ORIGINAL, Batch, Method, method_class
 from everclip.selectors import SELECTORS, selector_class
 from everclip.streams import CANDIDATES, Protocol, TaskInfo

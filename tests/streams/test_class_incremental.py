@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from everclip.config import Config
 from everclip.errors import InputError
-from everclip.experiment import run
+from everclip.experiment.config import Config
+from everclip.experiment.runner import run
 from everclip.streams import Protocol, open_stream, stream_defaults
 from tests import tiny
 

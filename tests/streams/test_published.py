@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from timm.data import ImageNetInfo
 
-from everclip.config import Config
 from everclip.data.published import PUBLISHED
 from everclip.errors import InputError
-from everclip.experiment import run
+from everclip.experiment.config import Config
+from everclip.experiment.runner import run
 from everclip.streams import GROUPS, PUBLISHED_STREAMS, Protocol, Stream, open_stream, stream_defaults
 from tests import miniatures
 from tests.miniatures import TEST, TRAIN, read_mark

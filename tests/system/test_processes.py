@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from everclip import experiment
 from everclip.backbone import features
-from everclip.config import Config
 from everclip.data.names import DEFAULT_TEMPLATES
 from everclip.engine.training import TrainingConfig
 from everclip.errors import InputError
+from everclip.experiment import runner
+from everclip.experiment.config import Config
 from everclip.layers import moe
 from everclip.system import processes
 
@@ -87,7 +87,7 @@ def losses(out: Path) -> torch.Tensor:
 
 def learned(out: Path) -> dict[str, torch.Tensor]:
     """All tensors that the last state names, by file and name."""
-    directory = experiment.RunDirectory(out)
+    directory = runner.RunDirectory(out)
     state = directory.peek_state()
     return {f"{file}/{n}": t for file in state.files for n, t in directory.read_tensors(file).items()}
 
@@ -113,7 +113,7 @@ def pairs(methods: dict, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         patch.setattr(features, "BATCH", 2)
         patch.setattr(moe, "draw_noise", same_noise)
         for name, values in methods.items():
-            experiment.run(Config.of(values), root / "one" / name)
+            runner.run(Config.of(values), root / "one" / name)
     jobs = [{"values": values, "out": str(root / "two" / name)} for name, values in methods.items()]
     done = torchrun("runs", jobs, root / CACHES[1])
     assert done.returncode == 0, done.stderr
@@ -153,14 +153,14 @@ def test_one_process_goes_on_where_two_were_killed(
     assert done.returncode != 0
     assert "everclip: another process" in done.stderr or "everclip: stopped by SIGTERM" in done.stderr
     assert "everclip/training.py" not in done.stderr  # the traceback is that of torchrun
-    state = experiment.RunDirectory(out).peek_state()
+    state = runner.RunDirectory(out).peek_state()
     assert state is not None
     # The first process entered the exchange of step 4 with the state of step 3 on disk. Afterwards it writes that of
     # step 4 while the other one ends, and may itself be stopped in the middle of that.
     assert (state.stages_learned, state.step) in {(1, 3), (1, 4)}
 
     monkeypatch.setattr(features, "BATCH", 2)
-    experiment.run(Config.of(values), out, resume=True)
+    runner.run(Config.of(values), out, resume=True)
     assert learned(out).keys() == learned(pairs["finetune"][0]).keys()
     assert (out / "matrix.csv").read_text() == (pairs["finetune"][0] / "matrix.csv").read_text()
     torch.testing.assert_close(losses(out), losses(pairs["finetune"][0]), atol=1e-4, rtol=0)

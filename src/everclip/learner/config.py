@@ -9,11 +9,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from everclip.backbone.clip import EMBEDDED, Precision
-from everclip.config import check_names, layered, validated
 from everclip.engine.training import TrainingConfig
 from everclip.errors import InputError
+from everclip.experiment.config import check_names, layered, validated
+from everclip.experiment.recipes import read_recipe
 from everclip.methods import METHODS, Method, MethodConfig, method_class
-from everclip.recipes import read_recipe
 from everclip.selectors import SELECTORS, SelectorConfig, selector_class
 
 DEFAULT_METHOD = "rail"

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from everclip.config import Config, Setup, default_directory
 from everclip.engine.training import TrainingConfig
 from everclip.errors import InputError
+from everclip.experiment.config import Config, Setup, default_directory
 from everclip.methods import METHODS
 from everclip.selectors import SELECTORS
 from everclip.streams import Protocol

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from everclip.cli_options import DeviceOption, Setting, given
+from everclip.cli.options import DeviceOption, Setting, given
 from everclip.errors import InputError
 from everclip.system.display import Display
 
@@ -34,7 +34,7 @@ def serve(
         raise InputError(
             f"serve needs {error.name}, which is not installed; get it by pip install 'everclip[serve]'."
         ) from error
-    from everclip.config import check_names, validated
+    from everclip.experiment.config import check_names, validated
     from everclip.learner import Learner, LearnerDirectory
 
     if token is not None and (not token.strip() or not token.isascii()):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from everclip import experiment
-from everclip.config import Config
-from everclip.recipes import read_recipe
+from everclip.experiment import runner
+from everclip.experiment.config import Config
+from everclip.experiment.recipes import read_recipe
 from everclip.report import Comparison, compare
 from everclip.system.display import Display
 
@@ -18,7 +18,7 @@ def run(out: Path, display: Display) -> Comparison:
     for method in METHODS:
         display.note(f"— {method}")
         config = Config.of({**read_recipe("demo", method), "method": method})
-        experiment.run(config, out / method, resume=True, display=display)
+        runner.run(config, out / method, resume=True, display=display)
     comparison = compare([out / method for method in METHODS])
     comparison.save(plot=out / "comparison.png")
     return comparison

@@ -6,17 +6,17 @@ import pytest
 import torch
 import yaml
 
-from everclip.config import Config
 from everclip.engine.training import TrainingConfig
 from everclip.errors import InputError
+from everclip.experiment.config import Config
+from everclip.experiment.plan import plan
+from everclip.experiment.recipes import read_recipe, recipe_names
 from everclip.methods import METHODS, method_class
-from everclip.plan import plan
-from everclip.recipes import read_recipe, recipe_names
 from everclip.selectors import selector_class
 from everclip.selectors.scored import ScoredConfig
 from everclip.streams import GROUPS, stream_defaults
 
-from . import miniatures, tiny
+from .. import miniatures, tiny
 
 BASELINES = ("finetune", "lwf", "lwf-vr", "icarl")
 PUBLISHED = {
@@ -223,7 +223,7 @@ def test_an_unknown_recipe_lists_those_there_are(name: str) -> None:
 
 def test_recipes_hold_nothing_twice() -> None:
     """YAML keeps the last of two equal keys without a word."""
-    folder = Path(__file__).parents[1] / "src/everclip/recipes"
+    folder = Path(__file__).parents[2] / "src/everclip/experiment/recipes"
     for path in folder.glob("*.yaml"):
         keys = [key.value for key, _ in yaml.compose(path.read_text(encoding="utf-8")).value]
         assert len(keys) == len(set(keys)), path.name

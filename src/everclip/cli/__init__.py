@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 # Everything that imports torch is imported inside the commands: `everclip --help` answers at once.
-from everclip import __version__, cli_learner, cli_serve
-from everclip.cli_data import data_app
-from everclip.cli_options import AsJson, DeviceOption, Setting, given
+from everclip import __version__
+from everclip.cli import learner, serve
+from everclip.cli.data import data_app
+from everclip.cli.options import AsJson, DeviceOption, Setting, given
 from everclip.errors import EverclipError
 from everclip.system.display import Display, printed
 from everclip.system.memory import keep_freed_memory
 
 if TYPE_CHECKING:
-    from everclip.config import Config
+    from everclip.experiment.config import Config
 
 app = typer.Typer(
     name="everclip",
@@ -92,8 +93,8 @@ def run(
     settings: Setting = None,
 ) -> None:
     """Learn a stream with a method and judge it after every task."""
-    from everclip import config
-    from everclip.recipes import read_recipe
+    from everclip.experiment import config
+    from everclip.experiment.recipes import read_recipe
 
     options = {
         "stream": stream, "method": method, "backbone": backbone, "selector": selector, "candidates": candidates,
@@ -104,7 +105,7 @@ def run(
     configuration = config.Config.of(config.layered(values, chosen))
     out = out or config.default_directory(configuration)
     if dry_run:
-        from everclip.plan import plan
+        from everclip.experiment.plan import plan
 
         printed(plan(configuration, out, Display()).table())
         return
@@ -123,7 +124,7 @@ def judge(
     settings: Setting = None,
 ) -> None:
     """Judge what a run learned once more, with another selector or routing, without training."""
-    from everclip.learned import judgment
+    from everclip.experiment.learned import judgment
 
     options = {"selector": selector, "candidates": candidates, "device": device, "workers": workers}
     changes = given({name: value for name, value in options.items() if value is not None}, settings or [])
@@ -136,23 +137,23 @@ def judge(
 
 def _perform(configuration: Config, out: Path, resume: bool) -> None:
     """Run an experiment and show its figures; of several processes the main one shows them."""
-    from everclip import experiment
+    from everclip.experiment import runner
     from everclip.report import compare as side_by_side
     from everclip.system.processes import is_main
 
     display = Display()
-    experiment.run(configuration, out, resume, display)
+    runner.run(configuration, out, resume, display)
     if is_main():
         printed(side_by_side([out]).table())
         display.note(f"report: {out / 'report.html'}")
 
 
-@app.command()
-def demo(
+@app.command("demo")
+def _demo(
     out: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("runs/demo"),
 ) -> None:
     """Run a small continual-learning story on drawn images, with the CLIP of the package."""
-    from everclip import demo as story
+    from everclip.cli import demo as story
 
     display = Display()
     comparison = story.run(out, display)
@@ -219,8 +220,8 @@ def selectors(as_json: AsJson = False) -> None:
 
 
 for command in (
-    cli_learner.learn, cli_learner.predict, cli_learner.show, cli_learner.forget, cli_learner.evaluate,
-    cli_learner.export, cli_serve.serve,
+    learner.learn, learner.predict, learner.show, learner.forget, learner.evaluate,
+    learner.export, serve.serve,
 ):  # fmt: skip
     app.command()(command)
 

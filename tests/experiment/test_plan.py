@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from everclip.config import Config
 from everclip.errors import InputError
-from everclip.experiment import run
+from everclip.experiment.config import Config
+from everclip.experiment.plan import Lesson, plan
+from everclip.experiment.runner import run
 from everclip.methods import ridge
-from everclip.plan import Lesson, plan
 
-from . import tiny
+from .. import tiny
 
 
 def config(tiny_clip: Path, stream: str, **changed: object) -> Config:

@@ -14,16 +14,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from everclip import experiment
-from everclip.config import Config
 from everclip.errors import EverclipError, InputError
+from everclip.experiment import runner
+from everclip.experiment.config import Config
 from everclip.storage import faults
 
-from . import tiny
+from .. import tiny
 
 # Children are forked from a server that has imported everything and computed nothing: quick and safe.
 SPAWN = multiprocessing.get_context("forkserver")
-SPAWN.set_forkserver_preload(["everclip.experiment"])
+SPAWN.set_forkserver_preload(["everclip.experiment.runner"])
 
 FAULT_POINTS = 54
 """Fault points a finetune run over two tasks reaches when the caches are warm; `test_every_fault_point` checks it."""
@@ -35,7 +35,7 @@ def child(values: dict, out: Path, fault: str | None, error: Path) -> None:
     if fault is not None:
         os.environ["EVERCLIP_FAULT"] = fault
     try:
-        experiment.run(Config.of(values), out, resume=True)
+        runner.run(Config.of(values), out, resume=True)
     except EverclipError as problem:
         error.write_text(str(problem))
         raise SystemExit(problem.exit_code) from problem
@@ -228,13 +228,13 @@ def test_an_unfinished_run_may_move_and_use_other_hands(whole: dict[str, Path], 
 
 def test_an_existing_run_is_not_overwritten(whole: dict[str, Path], values: dict) -> None:
     with pytest.raises(InputError, match="already holds a run"):
-        experiment.run(Config.of(values), whole["finetune"])
+        runner.run(Config.of(values), whole["finetune"])
 
 
 def test_a_folder_with_other_files_is_not_used(values: dict, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(InputError, match=r"thesis\.tex"):
-        experiment.run(Config.of(values), tmp_path)
+        runner.run(Config.of(values), tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 

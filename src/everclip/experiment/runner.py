@@ -14,15 +14,15 @@ import torch
 from everclip import __version__
 from everclip.backbone import Backbone, resolve_device
 from everclip.backbone.features import FrozenFeatures, FrozenImages
-from everclip.config import HOW_NOT_WHAT, Config
 from everclip.data import Images, ImageSource, Joined, LabeledEmbeddings, cache_key, read_texts, read_unlabeled
 from everclip.engine.evaluation import Evaluator, Outcome, TestSet
 from everclip.engine.material import Material, data_digest
 from everclip.engine.training import Position, Trainer, TrainingSet, accumulate, mix
 from everclip.errors import InputError
-from everclip.learned import LearnedRun
+from everclip.experiment.config import HOW_NOT_WHAT, Config
+from everclip.experiment.learned import LearnedRun
+from everclip.experiment.outcomes import matrix_csv, pack, padded, unpack
 from everclip.methods import Method, MethodConfig, Sources, method_class
-from everclip.outcomes import matrix_csv, pack, padded, unpack
 from everclip.report import load_run, render, summarize
 from everclip.selectors import Selector, selector_class
 from everclip.storage.run import RunDirectory, State

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from everclip.config import HOW_NOT_WHAT, Config
 from everclip.errors import InputError
+from everclip.experiment.config import HOW_NOT_WHAT, Config
 from everclip.methods import Method
 from everclip.storage.run import RunDirectory, State
 from everclip.streams import TaskInfo

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from everclip.config import layered
 from everclip.errors import InputError
+from everclip.experiment.config import layered
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable  # Python 3.10 has it elsewhere
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 def recipe_names() -> list[str]:
     """Names of the recipes in the package."""
     return sorted(
-        Path(entry.name).stem for entry in files("everclip.recipes").iterdir() if entry.name.endswith(".yaml")
+        Path(entry.name).stem
+        for entry in files("everclip.experiment.recipes").iterdir()
+        if entry.name.endswith(".yaml")
     )
 
 
@@ -45,7 +47,7 @@ def read_recipe(name: str, method: str | None = None) -> dict[str, Any]:
 def _packaged(name: str, problem: str) -> Traversable:
     if name not in recipe_names():
         raise InputError(f"{problem} one of: {', '.join(recipe_names())}.")
-    return files("everclip.recipes") / f"{name}.yaml"
+    return files("everclip.experiment.recipes") / f"{name}.yaml"
 
 
 def _read(name: str, source: Path | Traversable, method: str | None) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import torch
 from rich.table import Table
 from rich.text import Text
 
-from everclip.config import Config
-from everclip.experiment import Experiment
+from everclip.experiment.config import Config
+from everclip.experiment.runner import Experiment
 from everclip.report.results import text
 from everclip.storage.run import RunDirectory
 from everclip.system.display import Display

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from everclip import demo
-from everclip.cli import main
+from everclip.cli import demo, main
 from everclip.system.display import Display
 
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from everclip import experiment
-from everclip.config import Config
 from everclip.engine import training
 from everclip.errors import EverclipError, InputError
+from everclip.experiment import runner
+from everclip.experiment.config import Config
 from everclip.report import compare
 from everclip.storage.directory import body_digest
 
-from . import tiny
+from .. import tiny
 
 ITERATIONS, CHECKPOINT = 4, 2
 
@@ -28,7 +28,7 @@ class Stopped(BaseException):
 @pytest.fixture(autouse=True)
 def _no_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """The page is tested elsewhere, and drawing it takes longer than learning these tasks."""
-    monkeypatch.setattr(experiment, "render", lambda results: "")
+    monkeypatch.setattr(runner, "render", lambda results: "")
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ OF: dict[str, dict] = {
 
 
 def run(values: dict, out: Path, resume: bool = False) -> dict:
-    return experiment.run(Config.of(values), out, resume)
+    return runner.run(Config.of(values), out, resume)
 
 
 def stop_in_the_second_task(values: dict, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

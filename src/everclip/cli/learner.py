@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 # Everything that imports torch is imported inside the commands: `everclip --help` answers at once.
-from everclip.cli_options import DeviceOption, Setting, given
+from everclip.cli.options import DeviceOption, Setting, given
 from everclip.errors import EverclipError, InputError
 from everclip.system.display import Display, printed
 

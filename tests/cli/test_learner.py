@@ -16,7 +16,7 @@ from rich.console import Console
 from everclip.cli import main
 from everclip.system.display import Display
 
-from . import tiny
+from .. import tiny
 
 
 class Answer(NamedTuple):

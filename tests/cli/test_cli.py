@@ -23,11 +23,12 @@ import torch
 import yaml
 from PIL import Image
 
-from everclip import __version__, experiment
+from everclip import __version__
 from everclip.cli import main
+from everclip.experiment import runner
 from everclip.storage.run import RunDirectory
 
-from . import tiny
+from .. import tiny
 
 SMALL = ("--set", "iterations=2", "--set", "batch=4", "--set", "warmup=1", "--device", "cpu")
 
@@ -599,6 +600,6 @@ def test_other_errors_are_not_hidden(run: Everclip, two_folders: str, monkeypatc
     def broken(*args: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(experiment, "run", broken)
+    monkeypatch.setattr(runner, "run", broken)
     with pytest.raises(ZeroDivisionError):
         run("--stream", two_folders, "--method", "finetune")

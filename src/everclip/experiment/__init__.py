@@ -1,0 +1,1 @@
+"""One method over one stream: configuration in, run directory out."""
