@@ -25,7 +25,7 @@ import everclip
 from everclip.backbone import Backbone
 from everclip.data.drawn import DOMAINS, DrawnImages
 from everclip.data.names import DEFAULT_TEMPLATES
-from everclip.faults import EXIT_CODE
+from everclip.storage.faults import EXIT_CODE
 from everclip.learner import Learner
 
 from .. import tiny
