@@ -25,8 +25,8 @@ import everclip
 from everclip.backbone import Backbone
 from everclip.data.drawn import DOMAINS, DrawnImages
 from everclip.data.names import DEFAULT_TEMPLATES
-from everclip.storage.faults import EXIT_CODE
 from everclip.learner import Learner
+from everclip.storage.faults import EXIT_CODE
 
 from .. import tiny
 from . import (
