@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -20,14 +21,15 @@ PAGE = (Path(__file__).parents[1] / "docs/add-a-method.md").read_text(encoding="
 
 
 @pytest.fixture
-def kind(monkeypatch: pytest.MonkeyPatch) -> type[Method]:
+def kind(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Method]]:
     """The class on the page, registered as the page says."""
     (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     module = ModuleType("everclip.methods.norm_tuning")
     monkeypatch.setitem(sys.modules, module.__name__, module)  # where pydantic looks annotations up
     exec(compile(code, "add-a-method.md", "exec"), module.__dict__)
-    monkeypatch.setitem(METHODS, module.NormTuning.name, module.NormTuning)
-    return module.NormTuning
+    METHODS.register(module.NormTuning, module.NormTuning.name)
+    yield module.NormTuning
+    METHODS.unregister(module.NormTuning.name)
 
 
 def test_it_passes_what_every_method_passes(kind: type[Method], lessons: Lessons) -> None:

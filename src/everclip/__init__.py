@@ -1,3 +1,83 @@
-"""EverCLIP: teach a CLIP model task after task, without forgetting and without losing zero-shot."""
+"""EverCLIP: teach a CLIP model task after task, without forgetting and without losing zero-shot.
 
-__version__ = "0.1.0"
+What is public stands in `__all__`, and is imported when it is first asked for: `import everclip` alone loads no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from everclip._version import __version__
+
+if TYPE_CHECKING:
+    from everclip.errors import EverclipError, InputError
+    from everclip.experiment.config import Config
+    from everclip.experiment.runner import run
+    from everclip.learner import Learner
+    from everclip.methods import Method
+    from everclip.selectors import Selector
+    from everclip.streams import Stream, Task
+
+__all__ = [
+    "Config",
+    "EverclipError",
+    "InputError",
+    "Learner",
+    "Method",
+    "Selector",
+    "Stream",
+    "Task",
+    "__version__",
+    "register",
+    "run",
+]
+
+_ROOMS = {
+    "Config": "everclip.experiment.config",
+    "EverclipError": "everclip.errors",
+    "InputError": "everclip.errors",
+    "Learner": "everclip.learner",
+    "Method": "everclip.methods",
+    "Selector": "everclip.selectors",
+    "Stream": "everclip.streams",
+    "Task": "everclip.streams",
+    "run": "everclip.experiment.runner",
+}
+
+
+def register(thing: Any = None, name: str | None = None) -> Any:
+    """Make a method, a selector, a kind of stream or a data set of your own known by name; usable as a decorator.
+
+        @everclip.register
+        class OLoRA(everclip.Method):
+            name = "olora"
+
+    Args:
+        thing: a class that inherits from `Method` or `Selector`, a `StreamKind`, or a `Published` data set.
+        name: by default its own `name`.
+
+    Returns:
+        What was given, so that a decorated class stays what it is.
+
+    Raises:
+        InputError: it is none of these, or the name is taken.
+    """
+    if thing is None:
+        return lambda given: register(given, name)
+    for room in ("everclip.methods", "everclip.selectors", "everclip.streams", "everclip.data.published"):
+        importlib.import_module(room)  # each brings its registry
+    from everclip.registry import enter
+
+    enter(thing, name)
+    return thing
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return getattr(importlib.import_module(_ROOMS[name]), name)
+    raise AttributeError(f"module 'everclip' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

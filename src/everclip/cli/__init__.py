@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 # Everything that imports torch is imported inside the commands: `everclip --help` answers at once.
-from everclip import __version__
+from everclip._version import __version__
 from everclip.cli import learner, serve
 from everclip.cli.data import data_app
 from everclip.cli.options import AsJson, DeviceOption, Setting, given
 from everclip.errors import EverclipError
+from everclip.registry import Registry, entered, from_place
 from everclip.system.display import Display, printed
 from everclip.system.memory import keep_freed_memory
 
@@ -37,7 +38,7 @@ UsageError = typer.BadParameter.__base__
 """What typer raises for a command line that it cannot parse; it gives the class no public name of its own."""
 
 # What `run` and `judge` share.
-SelectorOption = Annotated[str | None, typer.Option(help="One of `everclip selectors`.")]
+SelectorOption = Annotated[str | None, typer.Option(help="One of `everclip selectors`, or package.module:Class.")]
 CandidatesOption = Annotated[
     str | None, typer.Option(help="task · seen · all: which classes an image is scored against.")
 ]
@@ -55,11 +56,20 @@ class _Stopped(BaseException):
 
 @app.callback(invoke_without_command=True)
 def _everclip(
-    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PLACE", help="package.module:NAME of a method, selector, stream or data set that is not installed."
+        ),
+    ] = None,
 ) -> None:
     if version:
         typer.echo(f"everclip {__version__}")
         raise typer.Exit
+    for place in plugin or ():
+        from_place(place)
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
@@ -75,7 +85,7 @@ def run(
             help="folders:DIR1,… · cil:DIR:STEPS · drawn[:NAME,…] · embeddings:A.npz,… · mtil-1, … (see docs)."
         ),
     ] = None,
-    method: Annotated[str | None, typer.Option(help="One of `everclip methods`.")] = None,
+    method: Annotated[str | None, typer.Option(help="One of `everclip methods`, or package.module:Class.")] = None,
     backbone: Annotated[
         str | None, typer.Option(help="embedded · ARCH/TAG · ARCH/FILE · hf-hub:ORG/NAME · a folder.")
     ] = None,
@@ -100,8 +110,8 @@ def run(
         "stream": stream, "method": method, "backbone": backbone, "selector": selector, "candidates": candidates,
         "seed": seed, "device": device, "precision": precision, "workers": workers,
     }  # fmt: skip
-    values = read_recipe(recipe, method) if recipe else {}
-    chosen = given({name: value for name, value in options.items() if value is not None}, settings or [])
+    chosen = entered(given({name: value for name, value in options.items() if value is not None}, settings or []))
+    values = read_recipe(recipe, chosen.get("method")) if recipe else {}
     configuration = config.Config.of(config.layered(values, chosen))
     out = out or config.default_directory(configuration)
     if dry_run:
@@ -226,14 +236,16 @@ for command in (
     app.command()(command)
 
 
-def _catalog(registry: dict[str, Any], as_json: bool, fields: tuple[str, ...]) -> None:
+def _catalog(registry: Registry[Any], as_json: bool, fields: tuple[str, ...]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    for problem in registry.problems().values():
+        typer.echo(f"everclip: {problem}", err=True)
     if as_json:
         entries = []
-        for name, kind in registry.items():
-            entry: dict[str, Any] = {"name": name}
+        for name, kind in registry.usable().items():
+            entry: dict[str, Any] = {"name": name, "from": registry.origin(name)}
             for field in fields:
                 value = getattr(kind, field)
                 entry[field] = sorted(value) if isinstance(value, frozenset) else value
@@ -245,11 +257,13 @@ def _catalog(registry: dict[str, Any], as_json: bool, fields: tuple[str, ...]) -
         typer.echo(json.dumps(entries, indent=1, ensure_ascii=False))
         return
     table = Table(box=None, show_header=False, padding=(0, 1))
-    for name, kind in registry.items():
+    for name, kind in registry.usable().items():
         # What it does, and under it where it comes from: two columns of sentences would leave neither enough room.
         table.add_row(Text(name, style="bold"), Text(kind.summary))
-        if "paper" in fields:
-            table.add_row("", Text(kind.paper, style="dim"))
+        if paper := getattr(kind, "paper", ""):
+            table.add_row("", Text(paper, style="dim"))
+        if (origin := registry.origin(name)) != "everclip":
+            table.add_row("", Text(f"from {origin}", style="dim"))
     printed(table)
 
 

@@ -24,12 +24,12 @@ Root = Annotated[
 @data_app.command("list")
 def list_sets(root: Root = None) -> None:
     """List the data sets, their sizes, and how one gets them."""
-    from everclip.data.published import PUBLISHED, data_root
+    from everclip.data.published import DATASETS, data_root
     from everclip.streams import GROUPS
 
     folder = data_root(root)
     rows = []
-    for name, published in PUBLISHED.items():
+    for name, published in DATASETS.usable().items():
         benchmarks = ", ".join(group for group, names in GROUPS.items() if name in names)
         source = "download" if published.fetch else "by hand"
         there = "yes" if (folder / name).is_dir() else "no"
@@ -43,24 +43,25 @@ def prepare_sets(
     root: Root = None,
 ) -> None:
     """Download data sets, check that they are complete, and keep their splits; what is ready stays as it is."""
-    from everclip.data.published import PUBLISHED, data_root
+    from everclip.data.published import DATASETS, data_root
     from everclip.data.published.prepare import prepare, published_counts
     from everclip.streams import GROUPS
 
     chosen = list(dict.fromkeys(part for name in names for part in GROUPS.get(name, (name,))))
-    if unknown := [name for name in chosen if name not in PUBLISHED]:
-        raise InputError(f"there is no data set '{unknown[0]}'; choose from {', '.join((*GROUPS, *PUBLISHED))}.")
+    if unknown := [name for name in chosen if name not in DATASETS]:
+        raise InputError(f"there is no data set '{unknown[0]}'; choose from {', '.join((*GROUPS, *DATASETS))}.")
+    chosen_sets = [DATASETS.find(name) for name in chosen]
     display = Display()
     rows, problems = [], []
-    for name in chosen:
-        display.note(f"{name} …")
-        outcome = prepare(PUBLISHED[name], data_root(root))
-        found, complete = outcome.counts, published_counts(PUBLISHED[name])
+    for published in chosen_sets:
+        display.note(f"{published.name} …")
+        outcome = prepare(published, data_root(root))
+        found, complete = outcome.counts, published_counts(published)
         cells = [
             f"– of {want}" if found is None else f"{have} of {want}" if have != want else want
             for have, want in zip(found or complete, complete, strict=True)
         ]
-        rows.append((name, outcome.state, *cells))
+        rows.append((published.name, outcome.state, *cells))
         problems += [outcome.problem] if outcome.problem else []
     printed(_table(("set", "state", *complete._fields), rows))
     for problem in problems:

@@ -14,6 +14,7 @@ import typer
 # Everything that imports torch is imported inside the commands: `everclip --help` answers at once.
 from everclip.cli.options import DeviceOption, Setting, given
 from everclip.errors import EverclipError, InputError
+from everclip.registry import entered
 from everclip.system.display import Display, printed
 
 if TYPE_CHECKING:
@@ -36,7 +37,9 @@ def learn(
     backbone: Annotated[
         str | None, typer.Option(help="The first time: embedded · ARCH/TAG · ARCH/FILE · hf-hub:ORG/NAME · a folder.")
     ] = None,
-    method: Annotated[str | None, typer.Option(help="The first time: one that can forget.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="The first time: one that can forget, or package.module:Class.")
+    ] = None,
     device: DeviceOption = None,
     settings: Setting = None,
     as_json: AsJson = False,
@@ -46,7 +49,7 @@ def learn(
     from everclip.learner import Learner, LearnerDirectory
 
     chosen = {"backbone": backbone, "method": method}
-    values = given({key: value for key, value in chosen.items() if value is not None}, settings or [])
+    values = entered(given({key: value for key, value in chosen.items() if value is not None}, settings or []))
     task = name or read_folder(folder.expanduser(), test_fraction=0, least_classes=1).name
     display, device = Display(), device or "auto"
     directory = LearnerDirectory(model_dir)

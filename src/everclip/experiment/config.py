@@ -14,6 +14,7 @@ from everclip.backbone.clip import EMBEDDED, Precision
 from everclip.engine.training import TrainingConfig
 from everclip.errors import InputError
 from everclip.methods import MethodConfig, method_class
+from everclip.registry import entered
 from everclip.selectors import SelectorConfig, selector_class
 from everclip.streams import Protocol, stream_defaults
 
@@ -62,9 +63,14 @@ class Config:
     def of(values: Mapping[str, Any]) -> Config:
         """Validate flat settings, the form that recipes, `--set` and `config.yaml` share.
 
+        Args:
+            values: `method` and `selector` are names; in values that no file gave, also classes, or
+                `package.module:Class`, which is imported.
+
         Raises:
             InputError: an unknown name or a bad value, repeated in one sentence with what is valid.
         """
+        values = entered(values)
         for needed in ("method", "stream"):
             if not values.get(needed):
                 raise InputError(f"no {needed} is given; name one with --{needed} or in a recipe.")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from everclip import __version__
+from everclip._version import __version__
 from everclip.backbone import Backbone, resolve_device
 from everclip.backbone.features import FrozenFeatures, FrozenImages
 from everclip.data import Images, ImageSource, Joined, LabeledEmbeddings, cache_key, read_texts, read_unlabeled

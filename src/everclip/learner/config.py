@@ -14,6 +14,7 @@ from everclip.errors import InputError
 from everclip.experiment.config import check_names, layered, validated
 from everclip.experiment.recipes import read_recipe
 from everclip.methods import METHODS, Method, MethodConfig, method_class
+from everclip.registry import entered
 from everclip.selectors import SELECTORS, SelectorConfig, selector_class
 
 DEFAULT_METHOD = "rail"
@@ -62,9 +63,13 @@ class LearnerConfig:
     def of(values: Mapping[str, Any]) -> LearnerConfig:
         """Validate flat settings; what they leave out comes from the recipe `development`, then from the defaults.
 
+        Args:
+            values: `method` and `selector` as for `Config.of`.
+
         Raises:
             InputError: a method that a learner can't use, an unknown name, or a bad value.
         """
+        values = entered(values)
         method = learnable(str(values.get("method", DEFAULT_METHOD)))
         sections: dict[str, type[BaseModel]] = {"setup": LearnerSetup, "settings": method.Config}
         if method.trains:
@@ -97,7 +102,7 @@ def learnable(name: str) -> type[Method]:
     """
     method = method_class(name)
     if method.forgets is None:
-        possible = ", ".join(name for name, each in METHODS.items() if each.forgets is not None)
+        possible = ", ".join(name for name, each in METHODS.usable().items() if each.forgets is not None)
         raise InputError(f"method '{name}' can't be used in a learner, for it can't forget; choose from {possible}.")
     return method
 
@@ -105,6 +110,6 @@ def learnable(name: str) -> type[Method]:
 def _selector(values: Mapping[str, Any]) -> str:
     name = str(values.get("selector", Routing().selector))
     if selector_class(name).upper_bound:
-        possible = ", ".join(name for name, each in SELECTORS.items() if not each.upper_bound)
+        possible = ", ".join(name for name, each in SELECTORS.usable().items() if not each.upper_bound)
         raise InputError(f"selector '{name}' must be told the task, which nobody knows; choose from {possible}.")
     return name

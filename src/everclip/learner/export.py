@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from everclip import __version__
+from everclip._version import __version__
 from everclip.backbone.clip import Backbone, quiet_libraries
 from everclip.backbone.features import FrozenFeatures
 from everclip.data import view_pixels

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from everclip import __version__
+from everclip._version import __version__
 from everclip.backbone import Backbone, resolve_device
 from everclip.backbone.features import FrozenFeatures
 from everclip.data import LabeledEmbeddings
@@ -19,6 +19,7 @@ from everclip.learner.config import LearnerConfig
 from everclip.learner.directory import LearnerDirectory, Stored
 from everclip.learner.knowledge import Knowledge
 from everclip.learner.lessons import Increment
+from everclip.registry import refuse_places
 from everclip.streams import TaskInfo
 
 HELD_OUT, STATISTICS, METHOD = "held_out.", "statistics.", "method."
@@ -77,6 +78,7 @@ def read(directory: LearnerDirectory, backbone: str | None, device: str) -> Know
         EverclipError: a file is damaged, missing or of another version, or the backbone has other weights.
     """
     kept = directory.load()
+    refuse_places(kept.about["settings"], str(directory.path))
     config = LearnerConfig.of(kept.about["settings"] | ({"backbone": backbone} if backbone else {}))
     model = Backbone.load(config.setup.backbone, resolve_device(device), config.setup.precision)
     if model.digest != kept.about["backbone_digest"]:

@@ -1,8 +1,7 @@
-"""The registry of methods: one line per method."""
+"""The registry of methods: one line per method. Other packages add theirs under the entry points `everclip.methods`."""
 
 from __future__ import annotations
 
-from everclip.errors import InputError
 from everclip.methods.adapters import AttentionAdapterMethod, LinearAdapterMethod
 from everclip.methods.anchored import WeightConsolidation, WiSEFT
 from everclip.methods.class_means import LDA, NCM
@@ -15,10 +14,11 @@ from everclip.methods.prompt_tuning import PromptTuning
 from everclip.methods.ridge import RAIL, DualRAIL, RanPAC
 from everclip.methods.zero_shot import ZeroShot
 from everclip.methods.zscl import ZSCL
+from everclip.registry import Registry, subclasses_of
 
 __all__ = ["METHODS", "ORIGINAL", "Batch", "Loss", "Method", "MethodConfig", "Reference", "Sources", "method_class"]
 
-METHODS: dict[str, type[Method]] = {
+_BUILT_IN: dict[str, type[Method]] = {
     method.name: method
     for method in (
         ZeroShot, Finetune, WeightConsolidation, WiSEFT, LwF, LwFVR, ICaRL, ZSCL, MoEAdapters, LinearAdapterMethod,
@@ -27,12 +27,13 @@ METHODS: dict[str, type[Method]] = {
 }  # fmt: skip
 
 
+METHODS: Registry[type[Method]] = Registry("method", "everclip.methods", _BUILT_IN, subclasses_of(Method, "method"))
+
+
 def method_class(name: str) -> type[Method]:
     """Look a method up by name.
 
     Raises:
         InputError: no such method.
     """
-    if name not in METHODS:
-        raise InputError(f"there is no method '{name}'; choose from {', '.join(METHODS)}.")
-    return METHODS[name]
+    return METHODS.find(name)

@@ -1,8 +1,8 @@
-"""The registry of selectors: one line per selector."""
+"""The registry of selectors: one line each. Other packages add theirs under the entry points `everclip.selectors`."""
 
 from __future__ import annotations
 
-from everclip.errors import InputError
+from everclip.registry import Registry, subclasses_of
 from everclip.selectors.ddas import DDAS
 from everclip.selectors.gaussian import Gaussian
 from everclip.selectors.oracle import Oracle
@@ -11,7 +11,12 @@ from everclip.selectors.selector import Selector, SelectorConfig, vote
 
 __all__ = ["SELECTORS", "Selector", "SelectorConfig", "selector_class", "vote"]
 
-SELECTORS: dict[str, type[Selector]] = {selector.name: selector for selector in (DDAS, Gaussian, Oracle, Prototype)}
+_BUILT_IN: dict[str, type[Selector]] = {selector.name: selector for selector in (DDAS, Gaussian, Oracle, Prototype)}
+
+
+SELECTORS: Registry[type[Selector]] = Registry(
+    "selector", "everclip.selectors", _BUILT_IN, subclasses_of(Selector, "selector")
+)
 
 
 def selector_class(name: str) -> type[Selector]:
@@ -20,6 +25,4 @@ def selector_class(name: str) -> type[Selector]:
     Raises:
         InputError: no such selector.
     """
-    if name not in SELECTORS:
-        raise InputError(f"there is no selector '{name}'; choose from {', '.join(SELECTORS)}.")
-    return SELECTORS[name]
+    return SELECTORS.find(name)

@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from everclip import __version__
+from everclip._version import __version__
 from everclip.errors import EverclipError, InputError
 from everclip.serve.batching import Busy
 from everclip.serve.service import Limits, Service

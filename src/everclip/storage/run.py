@@ -25,6 +25,7 @@ import yaml
 from torch import Tensor
 
 from everclip.errors import EverclipError, InputError
+from everclip.registry import refuse_places
 from everclip.storage.directory import Directory, tensor_bytes
 from everclip.storage.files import sha256
 from everclip.system.processes import is_main
@@ -100,7 +101,7 @@ class RunDirectory(Directory):
         """Read `config.yaml`.
 
         Raises:
-            InputError: it is not readable YAML.
+            InputError: it is not readable YAML, or names code.
         """
         try:
             config = yaml.safe_load((self.path / "config.yaml").read_text())
@@ -108,6 +109,7 @@ class RunDirectory(Directory):
             config = None
         if not isinstance(config, dict):
             raise InputError(f"{self.path / 'config.yaml'} is damaged; start anew with another --out.")
+        refuse_places(config, str(self.path / "config.yaml"))
         return config
 
     def event(self, kind: str, **fields: object) -> None:

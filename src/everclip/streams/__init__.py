@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from everclip.data import read_embeddings, read_folder
-from everclip.data.published import data_root
+from everclip.data.published import DATASETS, data_root
 from everclip.errors import InputError
+from everclip.registry import Registry
 from everclip.streams.class_incremental import as_one, in_steps
-from everclip.streams.published import GROUPS, PUBLISHED_STREAMS
-from everclip.streams.stream import CANDIDATES, Dataset, Protocol, Stream, Task, TaskInfo, build_stream
+from everclip.streams.published import GROUPS, PUBLISHED_STREAMS, opened
+from everclip.streams.stream import CANDIDATES, Dataset, Protocol, Stream, StreamKind, Task, TaskInfo, build_stream
 
 __all__ = [
     "CANDIDATES",
     "GROUPS",
     "PUBLISHED_STREAMS",
     "STREAMS",
+    "Dataset",
     "Protocol",
     "Stream",
+    "StreamKind",
     "Task",
     "TaskInfo",
     "open_stream",
@@ -30,7 +32,7 @@ DRAWN_TRAIN, DRAWN_TEST = 40, 20
 """Drawn images per class."""
 
 
-def _folders(names: list[str], protocol: Protocol) -> list[Dataset]:
+def _folders(names: list[str], protocol: Protocol, root: Path) -> list[Dataset]:
     """Image folders, one task each: `folders:DIR1,DIR2,…`."""
     return [_folder(name, protocol) for name in names]
 
@@ -45,7 +47,7 @@ def _folder(name: str, protocol: Protocol) -> Dataset:
     return Dataset(folder.name, folder.class_names, folder.templates, folder.train, folder.test)
 
 
-def _class_incremental(names: list[str], protocol: Protocol) -> list[Dataset]:
+def _class_incremental(names: list[str], protocol: Protocol, root: Path) -> list[Dataset]:
     """Steps of one growing set of classes: `cil:DIR:STEPS` cuts a folder, `cil:DIR1,DIR2,…` takes each as a step.
 
     Classes of one name are one class: a folder brings new ones, or more images of known ones.
@@ -62,7 +64,7 @@ def _class_incremental(names: list[str], protocol: Protocol) -> list[Dataset]:
     return as_one(steps)
 
 
-def _drawn(names: list[str], protocol: Protocol) -> list[Dataset]:
+def _drawn(names: list[str], protocol: Protocol, root: Path) -> list[Dataset]:
     """Images drawn by code, one task per style: `drawn` (all styles) or `drawn:shapes,glyphs,…`."""
     from everclip.data.drawn import DOMAINS, DrawnImages  # loads matplotlib's fonts: only where images are drawn
 
@@ -77,7 +79,7 @@ def _drawn(names: list[str], protocol: Protocol) -> list[Dataset]:
     return datasets
 
 
-def _embeddings(names: list[str], protocol: Protocol) -> list[Dataset]:
+def _embeddings(names: list[str], protocol: Protocol, root: Path) -> list[Dataset]:
     """Precomputed image embeddings, one .npz per task: `embeddings:A.npz,B.npz,…`."""
     datasets = []
     for name in names:
@@ -86,19 +88,41 @@ def _embeddings(names: list[str], protocol: Protocol) -> list[Dataset]:
     return datasets
 
 
-STREAMS: dict[str, Callable[[list[str], Protocol], list[Dataset]]] = {
-    "folders": _folders,
-    "cil": _class_incremental,
-    "drawn": _drawn,
-    "embeddings": _embeddings,
+def _sets(names: list[str], protocol: Protocol, root: Path) -> list[Dataset]:
+    """Data sets by name, one task each: `sets:aircraft,dtd,…`; see `everclip data list`."""
+    return [opened(DATASETS.find(name), protocol, root) for name in names]
+
+
+def _checked(thing: object, name: str) -> StreamKind:
+    if not isinstance(thing, StreamKind):
+        raise InputError(f"'{name}' is no kind of stream: that is an everclip.streams.StreamKind.")
+    if thing.name != name:
+        raise InputError(f"stream '{name}' calls itself '{thing.name}'; let both names be the same.")
+    if name in PUBLISHED_STREAMS:
+        raise InputError(f"stream '{name}' has the name of a published benchmark; give it another one.")
+    return thing
+
+
+_BUILT_IN = {
+    kind.name: kind
+    for kind in (
+        StreamKind("folders", _folders),
+        StreamKind("cil", _class_incremental, scenario="class-incremental", defaults={"candidates": "seen"}),
+        StreamKind("drawn", _drawn, wants=False),
+        StreamKind("embeddings", _embeddings, holds="embeddings"),
+        StreamKind("sets", _sets),
+    )
 }
+
+STREAMS: Registry[StreamKind] = Registry("stream", "everclip.streams", _BUILT_IN, _checked)
 
 
 def stream_defaults(spec: str) -> dict[str, Any]:
     """Where the protocol of a stream departs from the default one, given the stream's name."""
     if spec in PUBLISHED_STREAMS:
         return dict(PUBLISHED_STREAMS[spec].defaults)
-    return {"candidates": "seen"} if spec.partition(":")[0] == "cil" else {}
+    kind = spec.partition(":")[0]
+    return dict(STREAMS.find(kind).defaults) if kind in STREAMS else {}
 
 
 def open_stream(spec: str, protocol: Protocol, root: str | None = None) -> Stream:
@@ -116,21 +140,21 @@ def open_stream(spec: str, protocol: Protocol, root: str | None = None) -> Strea
         published = PUBLISHED_STREAMS[spec]
         datasets = published.datasets(protocol, data_root(root))
         return build_stream(spec, "images", datasets, protocol, published.scenario)
-    if protocol.splits is not None:
-        raise InputError(
-            f"splits={protocol.splits} is for published data sets, but stream '{spec}' has none; leave it out."
-        )
-    kind, _, rest = spec.partition(":")
-    if kind not in STREAMS:
+    name, _, rest = spec.partition(":")
+    if name not in STREAMS:
         raise InputError(
             f"stream '{spec}' is of no known kind; write one of: {', '.join(STREAMS)}, as KIND:A,B,…, or one of "
             f"{', '.join(PUBLISHED_STREAMS)}."
         )
-    names = [name.strip() for name in rest.split(",") if name.strip()]
-    if not names and kind != "drawn":
-        raise InputError(f"stream '{spec}' names no data set; write {kind}:A,B,…")
-    datasets = STREAMS[kind](names, protocol)
+    kind = STREAMS.find(name)
+    if protocol.splits is not None and name != "sets":
+        raise InputError(
+            f"splits={protocol.splits} is for published data sets, but stream '{spec}' has none; leave it out."
+        )
+    arguments = [argument.strip() for argument in rest.split(",") if argument.strip()]
+    if not arguments and kind.wants:
+        raise InputError(f"stream '{spec}' names no data set; write {name}:A,B,…")
+    datasets = kind.open(arguments, protocol, data_root(root))
     # Named by its data sets, not by where they lie: results of two machines are of the same stream.
-    name = f"{kind}:{','.join(dict.fromkeys(dataset.part_of or dataset.name for dataset in datasets))}"
-    holds = "embeddings" if kind == "embeddings" else "images"
-    return build_stream(name, holds, datasets, protocol, "class-incremental" if kind == "cil" else "multi-domain")
+    called = f"{name}:{','.join(dict.fromkeys(dataset.part_of or dataset.name for dataset in datasets))}"
+    return build_stream(called, kind.holds, datasets, protocol, kind.scenario)

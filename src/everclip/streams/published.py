@@ -52,7 +52,8 @@ class PublishedStream:
     datasets: Callable[[Protocol, Path], list[Dataset]]
 
 
-def _opened(published: Published, protocol: Protocol, root: Path) -> Dataset:
+def opened(published: Published, protocol: Protocol, root: Path) -> Dataset:
+    """A data set of the folder of all data sets, under the split that the protocol names."""
     data = open_published(published, root, protocol.splits or "torchvision")
     return Dataset(data.name, data.class_names, data.templates, data.train, data.test)
 
@@ -61,7 +62,7 @@ def _domains(names: Sequence[str], **defaults: Any) -> PublishedStream:
     """One task per data set."""
 
     def datasets(protocol: Protocol, root: Path) -> list[Dataset]:
-        return [_opened(PUBLISHED[name], protocol, root) for name in names]
+        return [opened(PUBLISHED[name], protocol, root) for name in names]
 
     return PublishedStream("multi-domain", {"validation": 0.0, "splits": "torchvision", **defaults}, datasets)
 
@@ -71,7 +72,7 @@ def _steps(name: str, steps: int, template: str, base: int = 0, **changed: Any) 
     published = replace(PUBLISHED[name], templates=(template,), **changed)
 
     def datasets(protocol: Protocol, root: Path) -> list[Dataset]:
-        dataset = _opened(published, protocol, root)
+        dataset = opened(published, protocol, root)
         if len(dataset.class_names) != published.classes:
             raise InputError(
                 f"data set '{name}' in {root / name} has {len(dataset.class_names)} classes, but its order of classes "

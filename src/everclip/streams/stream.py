@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -124,6 +126,27 @@ class Dataset:
     test: Split
     known_as: tuple[tuple[int, int], ...] = ()
     part_of: str = ""
+
+
+@dataclass(frozen=True)
+class StreamKind:
+    """A way to make streams: what `KIND` stands for in `KIND:A,B,…`.
+
+    Attributes:
+        name: of the kind.
+        open: arguments (the parts between commas), protocol, folder of the published data sets → data sets in order.
+        holds: what the splits of these hold.
+        scenario: what the tasks are to each other; it decides what Average and Last mean.
+        defaults: where the protocol departs from the default one.
+        wants: the stream must be given arguments.
+    """
+
+    name: str
+    open: Callable[[list[str], Protocol, Path], list[Dataset]]
+    holds: Literal["images", "embeddings"] = "images"
+    scenario: Scenario = "multi-domain"
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    wants: bool = True
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""Published data sets, as the benchmarks use them: one line each in `PUBLISHED`.
+"""Published data sets, as the benchmarks use them: one line each in `PUBLISHED`. Other packages add theirs under the
+entry points `everclip.datasets`.
 
 A set lies in `ROOT/NAME`, there in the layout that torchvision gives it, or its authors.
 """
@@ -31,8 +32,9 @@ from everclip.data.published.readers import (
 )
 from everclip.data.published.splits import read_coop, read_split
 from everclip.errors import InputError
+from everclip.registry import Registry
 
-__all__ = ["PUBLISHED", "Published", "data_root", "open_published"]
+__all__ = ["DATASETS", "PUBLISHED", "Published", "data_root", "open_published"]
 
 _UNREADABLE = (RuntimeError, OSError, ValueError, LookupError, TypeError, AssertionError, EOFError, MatReadError)
 """What torchvision and the formats raise for files that are missing, cut short or of another content."""
@@ -187,4 +189,15 @@ _SETS = (
 # fmt: on
 
 PUBLISHED = {published.name: published for published in _SETS}
-"""Every published data set by name."""
+"""The data sets that EverCLIP knows of itself, by name."""
+
+
+def _checked(thing: object, name: str) -> Published:
+    if not isinstance(thing, Published):
+        raise InputError(f"'{name}' is no data set: a data set is an everclip.data.published.Published.")
+    if thing.name != name:
+        raise InputError(f"data set '{name}' calls itself '{thing.name}'; let both names be the same.")
+    return thing
+
+
+DATASETS: Registry[Published] = Registry("data set", "everclip.datasets", PUBLISHED, _checked)

@@ -14,6 +14,7 @@ import yaml
 
 from everclip.errors import InputError
 from everclip.experiment.config import layered
+from everclip.registry import refuse_places
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable  # Python 3.10 has it elsewhere
@@ -65,4 +66,6 @@ def _read(name: str, source: Path | Traversable, method: str | None) -> dict[str
     if (base := values.pop("base", None)) is not None:
         # A base is always the package's: files that build on each other could go round in circles.
         values = layered(_read(base, _packaged(base, f"recipe {name}: its base '{base}' is not"), method), values)
-    return layered(values, by_method.get(method or values.get("method"), {}))
+    values = layered(values, by_method.get(method or values.get("method"), {}))
+    refuse_places(values, f"recipe {name}")
+    return values
