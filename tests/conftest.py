@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 from everclip.backbone import Backbone
+from everclip.testing.lessons import Lessons, lessons_of
 
 from . import tiny
 from .golden_clip import golden_backbone
-from .learning import Lessons, lessons_of
 
 # Tiny tensors gain nothing from threads, and several test processes side by side lose much by them.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -80,7 +80,7 @@ def golden_clip(golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> Bac
 @pytest.fixture(scope="session")
 def lessons(tiny_clip: Path, two_folders: str) -> Lessons:
     """The two folders, decoded for the tiny CLIP."""
-    return lessons_of(Backbone.load(str(tiny_clip)), two_folders)
+    return lessons_of(tiny_clip, two_folders)
 
 
 @pytest.fixture(scope="session")

@@ -40,11 +40,11 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
         for path in source.rglob("*")
         if path.is_file() and path.suffix in (".py", ".yaml", ".css", ".typed", ".safetensors", ".json")
     }
-    assert {"everclip/py.typed", "everclip/report/page.css", "everclip/recipes/demo.yaml"} <= wanted <= names
+    assert {"everclip/py.typed", "everclip/report/page.css", "everclip/experiment/recipes/demo.yaml"} <= wanted <= names
     assert "everclip/embedded/open_clip_model.safetensors" in names
     assert "everclip/embedded/open_clip_config.json" in names
     assert {name.split("/")[0] for name in names} == {"everclip", f"everclip-{__version__}.dist-info"}
-    assert not [name for name in names if "test" in name or name.endswith(".pyc")]
+    assert not [name for name in names if "tests/" in name or name.endswith(".pyc")]
 
 
 def test_an_installed_wheel_runs_from_anywhere(wheel: Path, tmp_path: Path) -> None:

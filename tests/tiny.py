@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
-import numpy as np
-import open_clip
 import torch
-from PIL import Image
-from safetensors.torch import save_model
 from torch import Tensor
 from torchvision.models import alexnet
 
-COLORS = {"red": (200, 40, 40), "green": (40, 190, 60), "blue": (50, 60, 210), "gray": (120, 120, 120)}
+from everclip.testing.tiny import COLORS, VIT, clip_folder, image_folder
 
-VIT = {
-    "embed_dim": 32,
-    "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16},
-    "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
-}
+__all__ = ["COLORS", "SIGLIP", "VIT", "alexnet_weights", "clip_folder", "image_folder"]
+
 SIGLIP = {
     "embed_dim": 64,
     "init_logit_bias": -10,
@@ -36,34 +26,6 @@ SIGLIP = {
         "pool_type": "last",
     },
 }
-
-
-def clip_folder(folder: Path, config: dict, preprocess: dict | None = None, seed: int = 0) -> Path:
-    """An open_clip model folder with seeded random weights."""
-    folder.mkdir(parents=True)
-    content = {"model_cfg": config, "preprocess_cfg": preprocess or {}}
-    (folder / "open_clip_config.json").write_text(json.dumps(content))
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = open_clip.create_model(f"local-dir:{folder}")
-    save_model(model, str(folder / "open_clip_model.safetensors"))
-    return folder
-
-
-def image_folder(
-    folder: Path, classes: list[str], train: int = 6, test: int = 3, size: int = 40, seed: int = 0
-) -> Path:
-    """`train/` and `test/` folders of noisy one-color images, a color per class: easy to learn."""
-    colors = list(COLORS.values())
-    for part, count in (("train", train), ("test", test)):
-        for label, name in enumerate(classes):
-            (folder / part / name).mkdir(parents=True)
-            for number in range(count):
-                rng = np.random.default_rng([seed, label, number, part == "test"])
-                pixels = np.asarray(colors[label % len(colors)]) + rng.normal(0, 25, (size, size + 6, 3))
-                image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-                image.save(folder / part / name / f"{number:03d}.png")
-    return folder
 
 
 def alexnet_weights(seed: int = 0) -> dict[str, Tensor]:

@@ -13,8 +13,9 @@ from everclip.engine.training import Position, Progress, Trainer, TrainingConfig
 from everclip.errors import EverclipError, InputError
 from everclip.methods import Batch, Loss, Method
 from everclip.methods.full_model import Finetune, Joint
-
-from ..learning import SEED, Lessons, assert_same, begin, new_method, recipe, stored, train
+from everclip.testing.laws import expect_same as assert_same
+from everclip.testing.laws import stored
+from everclip.testing.lessons import SEED, Lessons, begin, new_method, recipe, train
 
 
 class Watched(Finetune):

@@ -25,8 +25,9 @@ from everclip.methods.adapters import AttentionAdapterMethod, LinearAdapterMetho
 from everclip.methods.prompt_tuning import PromptTuning
 from everclip.methods.retained import Retained
 from everclip.streams import TaskInfo
-
-from ..learning import Lessons, answers, assert_same, begin, learn, new_method, recipe, stored, train, zero_shot
+from everclip.testing.laws import expect_same as assert_same
+from everclip.testing.laws import stored
+from everclip.testing.lessons import Lessons, answers, begin, learn, new_method, recipe, train, zero_shot
 
 KINDS = (LinearAdapterMethod, AttentionAdapterMethod, PromptTuning)
 NAMES = [kind.name for kind in KINDS]

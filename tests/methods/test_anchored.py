@@ -9,8 +9,7 @@ from everclip.functional.distillation import snapshot, weight_drift
 from everclip.methods import ORIGINAL
 from everclip.methods.anchored import WeightConsolidation, WiSEFT
 from everclip.methods.full_model import FullModel
-
-from ..learning import Lessons, answers, begin, learn, new_method, recipe, train
+from everclip.testing.lessons import Lessons, answers, begin, learn, new_method, recipe, train
 
 
 def drift(method: FullModel, lessons: Lessons) -> float:

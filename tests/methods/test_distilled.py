@@ -13,8 +13,7 @@ from everclip.backbone.features import embed_images
 from everclip.methods import Batch, Reference
 from everclip.methods.distilled import Distilled, LwF, LwFVR
 from everclip.methods.zscl import ZSCL
-
-from ..learning import Lessons, begin, learn, new_method, recipe
+from everclip.testing.lessons import Lessons, begin, learn, new_method, recipe
 
 
 def taught(method: Distilled) -> tuple[Tensor, Tensor]:

@@ -15,8 +15,7 @@ from everclip.errors import InputError
 from everclip.functional.herding import herd
 from everclip.methods.icarl import ICaRL, first_of_each_class
 from everclip.streams import TaskInfo
-
-from ..learning import Lessons, begin, learn, new_method, recipe
+from everclip.testing.lessons import Lessons, begin, learn, new_method, recipe
 
 
 def live(lessons: Lessons, **settings) -> tuple[ICaRL, list[dict]]:

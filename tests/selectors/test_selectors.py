@@ -2,119 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
 from everclip.errors import InputError
 from everclip.selectors import SELECTORS, Selector, SelectorConfig, selector_class, vote
 from everclip.selectors.oracle import Oracle
 from everclip.selectors.scored import REFERENCE_HELD_OUT, ScoredSelector
-from everclip.streams import TaskInfo
-
-from ..learning import assert_same, stored
+from everclip.testing.laws import expect_same as assert_same
+from everclip.testing.selectors import REFERENCE, SELECTOR_LAWS, TASKS, Trial, ask, features
 
 SCORED = [name for name, kind in SELECTORS.items() if issubclass(kind, ScoredSelector)]
-WIDTH = 16
-REFERENCE = 5
-"""The cloud of the reference images."""
-TASKS = [TaskInfo(index, name, ("a", "b"), ("{}",)) for index, name in enumerate(["paint", "cloth", "stone"])]
+SMALL = {"ddas": {"ddas_iterations": 150, "reference_iterations": 150}}
 
 
-def features(task: int, count: int, seed: int = 0) -> Tensor:
-    """A cloud of its own for each task; that of the reference lies closest to task 0's."""
-    generator = torch.Generator().manual_seed(100 * task + seed)
-    center = 4 * torch.eye(WIDTH)[task] if task != REFERENCE else 2 * torch.eye(WIDTH)[0] + 2 * torch.eye(WIDTH)[5]
-    return center + 0.3 * torch.randn(count, WIDTH, generator=generator)
+def trial(name: str) -> Trial:
+    return Trial(SELECTORS[name], SMALL.get(name, {}))
 
 
-def made(name: str, seed: int = 0) -> Selector:
-    settings = {"ddas_iterations": 150, "reference_iterations": 150} if name == "ddas" else {}
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return SELECTORS[name](SELECTORS[name].Config(**settings))
+def made(name: str) -> Selector:
+    return trial(name).made()
 
 
-def fitted(name: str, tasks: int, held_out: bool = True, reference: bool = False) -> Selector:
-    selector = made(name)
-    if reference:
-        selector.refer(features(REFERENCE, 200))
-    for task in TASKS[:tasks]:
-        reads = selector.reads_features
-        held = features(task.index, 20, seed=1) if reads and held_out else None
-        with torch.random.fork_rng():
-            labels = torch.arange(200) % 2 if reads else None
-            selector.fit(task, features(task.index, 200) if reads else None, labels, held)
-    return selector
+def fitted(name: str, tasks: int, reference: bool = False) -> Selector:
+    return trial(name).fitted(tasks, reference=reference)
 
 
-def ask(selector: Selector, task: int, truth: int | None, count: int = 12) -> Tensor:
-    return selector.probabilities(features(task, count, seed=2) if selector.reads_features else None, count, truth)
+@pytest.mark.parametrize("law", SELECTOR_LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("name", SELECTORS)
+def test_law(name: str, law: Callable[[Trial], None]) -> None:
+    assert selector_class(name) is SELECTORS[name]
+    law(trial(name))
 
 
 def test_unknown_selector():
     with pytest.raises(InputError, match=r"'nonsense'.*oracle"):
         selector_class("nonsense")
-
-
-@pytest.mark.parametrize("name", SELECTORS)
-def test_described(name: str):
-    kind = SELECTORS[name]
-    assert selector_class(name) is kind
-    assert kind.name == name
-    assert kind.__dict__.get("__doc__"), "a docstring of its own"
-    assert kind.summary
-    assert "\n" not in kind.summary
-    for field, info in kind.Config.model_fields.items():
-        assert info.description, field
-
-
-@pytest.mark.parametrize("held_out", [True, False])
-@pytest.mark.parametrize("tasks", [1, 2, 3])
-@pytest.mark.parametrize("name", SELECTORS)
-def test_gives_probabilities(name: str, tasks: int, held_out: bool):
-    selector = fitted(name, tasks, held_out)
-    assert selector.tasks == TASKS[:tasks]
-    for task in range(3):
-        p = ask(selector, task, truth=task)
-        assert p.shape == (12, tasks + 1)
-        assert (p >= 0).all()
-        torch.testing.assert_close(p.sum(dim=1), torch.ones(12))
-
-
-@pytest.mark.parametrize("name", SELECTORS)
-def test_nothing_learned_means_zero_shot(name: str):
-    assert torch.equal(ask(made(name), 0, truth=0), torch.ones(12, 1))
-
-
-@pytest.mark.parametrize("name", SELECTORS)
-def test_tells_clear_tasks_apart(name: str):
-    selector = fitted(name, 3)
-    for task in range(3):
-        chosen = ask(selector, task, truth=task).argmax(dim=1)
-        assert (chosen == task).float().mean() >= 0.9
-
-
-@pytest.mark.parametrize("name", SELECTORS)
-def test_only_an_upper_bound_uses_the_truth(name: str):
-    selector = fitted(name, 2)
-    told = [ask(selector, 0, truth) for truth in (0, 1, None)]
-    assert selector.upper_bound != all(torch.equal(told[0], other) for other in told[1:])
-
-
-@pytest.mark.parametrize("reference", [True, False])
-@pytest.mark.parametrize("tasks", [0, 2])
-@pytest.mark.parametrize("name", SELECTORS)
-def test_state_is_complete(name: str, tasks: int, reference: bool):
-    selector = fitted(name, tasks, reference=reference)
-    fresh = made(name, seed=1)
-    fresh.load_state(selector.tasks, stored(selector.state()))
-    assert fresh.tasks == selector.tasks
-    assert_same(fresh.state(), selector.state())
-    for task in range(3):
-        assert torch.equal(ask(fresh, task, task), ask(selector, task, task))
 
 
 # -- reference images --------------------------------------------------------------------------------------------------
@@ -199,26 +126,3 @@ def test_a_batch_decides_as_one(count: int, batch: int, seed: int):
         part = slice(start, start + batch)
         winner = int(p[part].sum(dim=0).argmax())
         assert (decided[part].argmax(dim=1) == winner).all()
-
-
-@pytest.mark.parametrize("routing", SELECTORS)
-def test_by_default_the_batch_votes_with_its_probabilities(routing: str):
-    selector = fitted(routing, 2)
-    x = torch.cat([features(0, 7, seed=2), features(1, 5, seed=2)]) if selector.reads_features else None
-    expected = vote(selector.probabilities(x, 12, 0), 5)
-    assert torch.equal(selector.batch_probabilities(x, 12, 0, 5), expected)
-
-
-@pytest.mark.parametrize("reference", [True, False])
-@pytest.mark.parametrize("name", SELECTORS)
-def test_a_dropped_task_leaves_no_trace(name: str, reference: bool):
-    selector, never = fitted(name, 3, reference=reference), fitted(name, 0, reference=reference)
-    selector.drop(1)
-    reads = selector.reads_features
-    for task in (TASKS[0], TASKS[2]):
-        labels = torch.arange(200) % 2 if reads else None
-        x, held = (features(task.index, 200), features(task.index, 20, seed=1)) if reads else (None, None)
-        never.fit(task, x, labels, held)
-    assert selector.tasks == never.tasks
-    for task in range(3):
-        assert torch.equal(ask(selector, task, truth=task), ask(never, task, truth=task))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,8 @@ from everclip.methods.zero_shot import ZeroShot
 from everclip.selectors import selector_class
 from everclip.streams import STREAMS, Protocol, Task, open_stream
 from everclip.streams.stream import Dataset, build_stream
+from everclip.testing import LawBroken, check_stream
+from everclip.testing.streams import STREAM_LAWS
 
 from .. import tiny
 
@@ -229,3 +233,46 @@ def test_all_images_are_reduced_to_one_resolution(two_folders: str):
 def test_embeddings_have_no_resolution():
     with pytest.raises(InputError, match="'numbers' holds embeddings"):
         task_of(numbered(), resolution=32)
+
+
+# -- the contract ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", [{}, {"shots": 2, "evaluate_on": "validation", "validation": 0.4}])
+@pytest.mark.parametrize("spec", ["folders", "cil", "cil-steps", "drawn", "embeddings"])
+def test_every_kind_of_stream_keeps_the_laws(two_folders: str, tmp_path: Path, spec: str, protocol: dict) -> None:
+    if spec == "embeddings":
+        rows = {f"{part}_{what}": value for part in ("train", "test") for what, value in _stored(part).items()}
+        np.savez(tmp_path / "a.npz", class_names=np.array(["x", "y"]), **rows)
+    stream = open_stream(
+        {
+            "folders": two_folders,
+            "cil": two_folders.replace("folders:", "cil:"),
+            "cil-steps": f"{two_folders.split(',')[0].replace('folders:', 'cil:')}:3",
+            "drawn": "drawn:shapes,glyphs",
+            "embeddings": f"embeddings:{tmp_path / 'a.npz'}",
+        }[spec],
+        Protocol(**protocol),
+    )
+    assert set(check_stream(stream)) == {law.__name__ for law in STREAM_LAWS}
+
+
+def _stored(part: str) -> dict[str, np.ndarray]:
+    count = 20 if part == "train" else 6
+    return {"embeddings": np.random.default_rng(count).normal(size=(count, 4)), "labels": np.arange(count) % 2}
+
+
+@pytest.mark.parametrize(
+    ("change", "law"),
+    [
+        (lambda task: replace(task, info=replace(task.info, index=4)), "tasks_are_in_order"),
+        (lambda task: replace(task, info=replace(task.info, templates=("no place",))), "classes_can_be_asked_for"),
+        (lambda task: replace(task, test=task.train), "parts_are_apart"),
+        (lambda task: replace(task, info=replace(task.info, class_names=("one",))), "splits_hold_what_the_stream_says"),
+        (lambda task: replace(task, test=task.test.select([])), "splits_hold_what_the_stream_says"),
+    ],
+)
+def test_a_stream_that_breaks_a_law_is_told_which(two_folders: str, change: Callable, law: str) -> None:
+    stream = open_stream(two_folders, Protocol())
+    with pytest.raises(LawBroken, match=rf"breaks the law '{law}'"):
+        check_stream(replace(stream, tasks=(change(stream.tasks[0]), *stream.tasks[1:])))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load, save
 from torch import Tensor
 
 from everclip.backbone import Backbone
@@ -17,14 +21,24 @@ from everclip.engine.evaluation import TestSet
 from everclip.engine.training import Position, Trainer, TrainingConfig, TrainingSet
 from everclip.methods import ORIGINAL, Method, Sources
 from everclip.streams import Protocol, Task, TaskInfo, open_stream
+from everclip.testing import tiny
 
 SEED = 3
 
 
 @dataclass(frozen=True)
 class Lessons:
-    """The tasks of a stream, decoded, and the backbone that learns them."""
+    """The tasks of a stream, decoded, and the backbone that learns them.
 
+    Attributes:
+        folder: where the backbone was loaded from.
+        stream: what was opened, `folders:A,B`.
+        training: every task's training images, large enough to be augmented.
+        views: the same as the image tower sees them.
+    """
+
+    folder: Path
+    stream: str
     backbone: Backbone
     features: FrozenFeatures
     tasks: list[Task]
@@ -34,6 +48,7 @@ class Lessons:
 
     @property
     def infos(self) -> list[TaskInfo]:
+        """The tasks without their data."""
         return [test.info for test in self.tests]
 
     @property
@@ -60,17 +75,47 @@ class Lessons:
         every = zip(self.infos, self.views, strict=True)
         return [TrainingSet(info, self.features.frozen(views, method.feed)) for info, views in every]
 
+    def turned(self) -> Lessons:
+        """The same tasks in reverse order."""
+        kind, _, names = self.stream.partition(":")
+        return lessons_of(self.folder, f"{kind}:{','.join(reversed(names.split(',')))}", self.backbone)
 
-def lessons_of(backbone: Backbone, stream: str) -> Lessons:
+
+@contextmanager
+def classroom() -> Iterator[Lessons]:
+    """Lessons that are made on the spot and leave nothing behind: a tiny CLIP, and two folders of images."""
+    with tempfile.TemporaryDirectory() as made:
+        root, cache = Path(made), os.environ.get("EVERCLIP_CACHE")
+        os.environ["EVERCLIP_CACHE"] = str(root / "cache")
+        try:
+            first = tiny.image_folder(root / "paint", ["red", "green", "blue"])
+            second = tiny.image_folder(root / "cloth", ["gray", "red"], seed=1)
+            yield lessons_of(tiny.clip_folder(root / "clip"), f"folders:{first},{second}")
+        finally:
+            os.environ.pop("EVERCLIP_CACHE")
+            if cache is not None:
+                os.environ["EVERCLIP_CACHE"] = cache
+
+
+def lessons_of(folder: Path, stream: str, backbone: Backbone | None = None) -> Lessons:
+    """Open a stream of images for a backbone.
+
+    Args:
+        folder: of the backbone.
+        stream: `folders:A,B`.
+        backbone: what was loaded from there, if it was.
+    """
+    backbone = backbone or Backbone.load(str(folder))
     tasks = open_stream(stream, Protocol(seed=SEED)).tasks
     size = backbone.view.size
     training = [TrainingSet(task.info, decoded(task.train, 2 * size)) for task in tasks]
     views = [viewed(task.train, backbone.view) for task in tasks]
     tests = [TestSet(task.info, viewed(task.test, backbone.view)) for task in tasks]
-    return Lessons(backbone, FrozenFeatures(backbone), list(tasks), training, views, tests)
+    return Lessons(folder, stream, backbone, FrozenFeatures(backbone), list(tasks), training, views, tests)
 
 
-def new_method(kind: type[Method], lessons: Lessons, seed: int = SEED, **settings) -> Method:
+def new_method(kind: type[Method], lessons: Lessons, seed: int = SEED, **settings: Any) -> Method:
+    """A method that has learned nothing yet, with what it may look at."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         method = kind(lessons.backbone, kind.Config(**settings), lessons.features)
@@ -78,7 +123,8 @@ def new_method(kind: type[Method], lessons: Lessons, seed: int = SEED, **setting
     return method
 
 
-def recipe(**changes) -> TrainingConfig:
+def recipe(**changes: Any) -> TrainingConfig:
+    """A few quick steps."""
     return TrainingConfig(**{"iterations": 8, "batch": 6, "warmup": 1, "lr": 1e-3, **changes})
 
 
@@ -90,7 +136,7 @@ def train(
     seed: int = SEED,
     workers: int = 1,
     start: Position | None = None,
-    **callbacks: Callable,
+    **callbacks: Callable[..., None],
 ) -> None:
     """Learn one stage, after `begin_task`: take its steps, or accumulate and solve."""
     if method.closed_form:
@@ -152,17 +198,12 @@ def put_back(
     method.load_state(infos[: sets[-1].info.index + 1], sealed, working)
 
 
-def stored(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Through safetensors and back, as a checkpoint goes."""
-    return load(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
-
-
 @torch.no_grad()
-def answers(method: Method, lessons: Lessons, learned: int) -> dict[tuple, Tensor]:
+def answers(method: Method, lessons: Lessons, learned: int) -> dict[tuple[str, int, int], Tensor]:
     """All a method says: (images or classes, route, task) → embeddings, on every route there is."""
     method.eval()
     routes = [ORIGINAL, *(range(learned) if method.routed else [0])]
-    said: dict[tuple, Tensor] = {}
+    said: dict[tuple[str, int, int], Tensor] = {}
     for route in routes:
         for test in lessons.tests:
             said["images", route, test.info.index] = method.embed_all(test.data, route)
@@ -178,12 +219,12 @@ def zero_shot(lessons: Lessons, test: TestSet) -> Tensor:
 
 
 @torch.no_grad()
-def judgment(method: Method, lessons: Lessons) -> dict[tuple, Tensor]:
+def judgment(method: Method, lessons: Lessons) -> dict[tuple[str, str, int], Tensor]:
     """p(c|x) of a method without routes: (task, task of the class, class) → (N,), over all classes."""
     method.eval()
     classes = [(info.index, label) for info in lessons.infos for label in range(len(info.class_names))]
     bank = torch.cat([method.classifier(info, 0) for info in lessons.infos])
-    said: dict[tuple, Tensor] = {}
+    said: dict[tuple[str, str, int], Tensor] = {}
     for test in lessons.tests:
         images = method.embed_all(test.data, 0)
         logits = lessons.backbone.logit_scale * images @ bank.T
@@ -192,10 +233,3 @@ def judgment(method: Method, lessons: Lessons) -> dict[tuple, Tensor]:
         for (task, label), column in zip(classes, p.T, strict=True):
             said[test.info.name, lessons.infos[task].name, label] = column.clone()
     return said
-
-
-def assert_same(one: dict, other: dict) -> None:
-    """Bit for bit."""
-    assert one.keys() == other.keys()
-    for key, value in one.items():
-        assert torch.equal(value, other[key]), key
