@@ -1,0 +1,1 @@
+"""Orthogonal LoRA for EverCLIP, with a selector and a stream."""
