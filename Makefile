@@ -1,7 +1,12 @@
 # Every target sets itself up: on a fresh machine `make test` creates .venv, installs, and runs.
 VENV ?= .venv
+ifeq ($(OS),Windows_NT)
+PYTHON ?= python
+BIN := $(VENV)/Scripts
+else
 PYTHON ?= python3
 BIN := $(VENV)/bin
+endif
 READY := $(VENV)/.ready
 
 .PHONY: setup demo test test-all lint format
