@@ -16,8 +16,8 @@ PAGES = sorted(
     for path in ROOT.glob(pattern)
 )
 SOURCES = sorted(path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*.py"))
-METADATA = {"everclip.columns", "everclip.preprocessing"}
-"""Names that an exported graph carries; they look like modules."""
+NO_MODULES = {"everclip.columns", "everclip.preprocessing", "everclip.datasets"}
+"""They look like modules, but are metadata of an exported graph and a group of entry points."""
 
 
 def read(name: str) -> str:
@@ -60,7 +60,7 @@ def files_in(text: str) -> set[str]:
 
 
 def unknown_modules(name: str) -> list[str]:
-    named = set(re.findall(r"(?<![\w./-])everclip(?:\.[A-Za-z_]\w*)+", read(name))) - METADATA
+    named = set(re.findall(r"(?<![\w./-])everclip(?:\.[A-Za-z_]\w*)+", read(name))) - NO_MODULES
     return sorted(each for each in named if module_file(each) is None)
 
 
@@ -79,19 +79,22 @@ def test_every_module_and_file_that_the_code_names_exists() -> None:
     assert not {name: unknown for name in SOURCES if (unknown := unknown_modules(name) + unknown_files(name))}
 
 
-def test_the_picture_of_the_rooms_shows_every_room_and_only_files_that_exist() -> None:
-    room, shown = PACKAGE, set()
+def test_the_picture_shows_every_room_in_the_order_of_the_contract_and_files_that_exist() -> None:
+    room, shown = PACKAGE, []
     for line in rooms().splitlines():
         indent, name = re.match(r"( *)(\S+)", line).groups()
         if not indent:
-            shown.add(name)
+            shown.append(name)
             room = PACKAGE / name
             assert room.exists(), name
         elif len(indent) == 4:
             assert (room / name).exists(), f"{room.name}/{name}"
+    contract = re.findall(r'^  "(.*)",$', read("pyproject.toml").split("\nlayers = [")[1].split("]")[0], re.MULTILINE)
+    in_order = [room for layer in contract for room in layer.split(" | ")]
+    assert [name.removesuffix(".py").rstrip("/") for name in shown][: len(in_order)] == in_order
     folders = {f"{path.name}/" for path in PACKAGE.iterdir() if any(path.glob("*.py"))}
     files = {path.name for path in PACKAGE.glob("*.py")}
-    assert shown - {"embedded/"} == folders | files
+    assert set(shown) - {"embedded/"} == folders | files
 
 
 @pytest.mark.parametrize("page", PAGES)
