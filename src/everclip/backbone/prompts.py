@@ -23,7 +23,7 @@ def class_tokens(backbone: Backbone, class_names: Sequence[str], templates: Sequ
 
 
 def ensemble(features: Tensor) -> Tensor:
-    """Text features (C, K, D) → classifier (C, D): mean of the normalized features, normalized (METHODS §5)."""
+    """Text features (C, K, D) → classifier (C, D): mean of the normalized features, normalized."""
     return F.normalize(F.normalize(features, dim=-1).mean(dim=1), dim=-1)
 
 
@@ -48,7 +48,7 @@ def encode_texts(encode: Callable[[Tensor], Tensor], tokens: Tensor, batch: int 
 def random_sentences(
     backbone: Backbone, count: int, words: int = 10, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Sentences of random tokens: texts that belong to no task (the reference texts of LwF-VR, METHODS §4).
+    """Sentences of random tokens: texts that belong to no task (the reference texts of LwF-VR).
 
     Args:
         backbone: whose vocabulary they are drawn from, without the tokens that mark begin, end and padding.

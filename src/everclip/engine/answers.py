@@ -1,15 +1,15 @@
 """What a learner says of an image: p(c|x) from what its routes say. Pure: tensors in, tensors out.
 
-The selector gives p(t|x) over the learned tasks and the original CLIP, p_zs is the original CLIP's softmax over all
-candidates, softmax_t that of task t over its own. For an image x
+The selector gives p(t|x) over the learned tasks and the original CLIP. p_zs is the softmax of the original CLIP over
+all candidates, softmax_t that of task t over its own candidates. For an image x
 
     p(c|x) = p_zs(c|x)                                                    c not learned: CLIP's answer, exactly
     p(c|x) = m · Σ_t p(t|x) · softmax_t(c) + p(original|x) · p_zs(c|x)    c learned; m = Σ_{k learned} p_zs(k|x)
 
-so what was learned decides among what was learned, and how much of the answer that is, CLIP decides: a selector knows
-only tasks that somebody taught. Where no candidate is unlearned, m = 1; so it is for a selector that is told the task
-and needs no doubt. A task that has no candidate (a misrouted image scored against its own set alone) has nothing to
-say; its share goes to the original CLIP.
+So the learned tasks decide among the learned classes, but CLIP decides how much of the probability these get together,
+because a selector knows only tasks that somebody taught. m = 1 where every candidate is learned, and for a selector
+that is told the task and so has nothing to doubt. A task may have no candidate: an image was sent to the wrong task and
+is scored against the classes of its own set alone. The share of that task then goes to the original CLIP.
 """
 
 from __future__ import annotations

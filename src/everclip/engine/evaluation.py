@@ -1,9 +1,9 @@
 """From a learner and test images to correct or wrong, for every candidate set in one pass.
 
-Candidates are classes, each once (`TaskInfo.keys`); `answers` makes p(c|x) of what the routes say. A method with one
-answer for all tasks has one route, no selector, and says p(c|x) itself (`Method.posterior`: the softmax over all
-candidates unless it has a joint classifier). An image is embedded once per distinct route it takes, and never again
-while that route stays the same.
+Candidates are classes, each once (`TaskInfo.keys`). `engine/answers.py` turns what the routes say into p(c|x). A method
+that answers for all tasks alike has one route and no selector, and says p(c|x) itself (`Method.posterior`: the softmax
+over all candidates, unless it has a joint classifier). An image is embedded once for each route it takes, and not again
+as long as that route stays the same.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A stream's images in the forms that learning and judging take, cached, with bad ones told."""
+"""A stream's images in the forms that learning and judging need: cached, and with bad images reported."""
 
 from __future__ import annotations
 

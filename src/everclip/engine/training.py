@@ -40,7 +40,7 @@ Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class TrainingConfig(BaseModel):
-    """The training recipe (METHODS §5); the defaults are the development recipe, for small models on folders."""
+    """The training recipe; the defaults are the development recipe, for small models on folders."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -110,7 +110,7 @@ class TrainingConfig(BaseModel):
 
 
 def lr_at(step: int, base: float, warmup: int, total: int) -> float:
-    """Linear warm-up, then cosine to 0 (METHODS §5): the rate of step `step` (0-based) of `total`."""
+    """Linear warm-up, then cosine to 0: the rate of step `step` (0-based) of `total`."""
     if step < warmup:
         return base * (step + 1) / warmup
     return base * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
@@ -178,9 +178,9 @@ def _schedule(steps: list[int], seed: int) -> tuple[np.ndarray, np.ndarray]:
 class Trainer:
     """Trains a method on one stage: one task, or all tasks of a method that learns them at once.
 
-    Several processes share out the images of a step, and the step is that of one process: each weights its loss by its
-    share of the batch, then they add up their gradients. Of frozen features all take the whole batch and draw alike: a
-    step costs hardly more than the exchange.
+    Several processes divide the images of a step among them, and the step is still that of one process: each weights
+        its loss by its share of the batch, and then they add up their gradients. Frozen features are not divided: every
+        process takes the whole batch and draws the same, because such a step costs hardly more than an exchange would.
 
     Args:
         method: after `begin_task`.

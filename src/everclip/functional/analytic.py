@@ -1,7 +1,7 @@
 """The closed forms of the analytic learners: statistics, solutions, leave-one-out, fusion with zero-shot.
 
-Pure functions and values in float64 on the CPU; they know tensors only. Notation (METHODS §6): features φ (N, M), class
-indices y (N,), one-hot targets Y (N, C), G = Σ φᵀφ, Q = Σ φᵀY.
+Pure functions and values in float64 on the CPU; they know tensors only. Notation: features φ (N, M), class indices y
+(N,), one-hot targets Y (N, C), G = Σ φᵀφ, Q = Σ φᵀY.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Keeping a trained model close to what it was: distillation, weight drift, averages and interpolation of weights.
 
-Pure functions on logits and on weights, shared by every method that trains the whole model (METHODS §4). Weights
-are tensors in one fixed order.
+Pure functions on logits and on weights, shared by every method that trains the whole model. Weights are tensors in one
+fixed order.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Weights = Iterable[Tensor]
 
 
 def distillation(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
-    """KD(p, q) = T² · mean over rows of CE(softmax(p / T), log_softmax(q / T)) (ZSCL, arXiv 2303.06628; METHODS §4).
+    """KD(p, q) = T² · mean over rows of CE(softmax(p / T), log_softmax(q / T)) (ZSCL, arXiv 2303.06628).
 
     Cross-entropy and not KL divergence: its least value is the teacher's entropy, not 0; the gradients are the same.
 

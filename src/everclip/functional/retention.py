@@ -1,7 +1,7 @@
 """Parameter retention: what of a learned task goes back to the values before it. Pure functions on single tensors.
 
-A reconstruction (METHODS §3) from the abstract of Liu et al., arXiv 2310.20348, one third-party re-implementation, and
-the decomposed fusion of RAPF (ECCV 2024, arXiv 2407.14143).
+A reconstruction from the abstract of Liu et al., arXiv 2310.20348, one third-party re-implementation, and the
+decomposed fusion of RAPF (ECCV 2024, arXiv 2407.14143).
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Which is the largest, where several are: the first one. Rounding never decides.
+"""Which score is the largest when several are equal: the first one. Rounding never decides.
 
-Scores that are equal by what they mean (the same image taught to two tasks, two classes of one name) differ in their
-last bits, and how they do depends on the processor, the library and the batch. So the largest of several scores is the
-first one that no difference above rounding sets apart: the task learned first, the class named first.
+Two scores may be equal by what they mean: the same image was taught to two tasks, or two classes have one name. They
+still differ in their last bits, and which of them is larger depends on the processor, the library and the batch. So
+scores that differ by no more than rounding count as equal, and of equal scores the first is the largest: the task that
+was learned first, the class that was named first.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ FINE_TIE = 1e-9
 
 
 def first_largest(scores: Tensor, tolerance: float = TIE) -> Tensor:
-    """The place of the largest score of each row, of equals the first: (…, C) → (…,), int64.
+    """The place of the largest score of each row, the first one if several are equal: (…, C) → (…,), int64.
 
     Args:
         scores: of C candidates in the order in which they were learned or named, C ≥ 1.
@@ -29,7 +30,7 @@ def first_largest(scores: Tensor, tolerance: float = TIE) -> Tensor:
 
 
 def largest_first(scores: Tensor, count: int, tolerance: float = TIE) -> Tensor:
-    """The places of the `count` largest scores of each row, largest first, of equals the first in front.
+    """The places of the `count` largest scores of each row, largest first; equal scores keep their order.
 
     Args:
         scores: of C candidates (B, C), finite.

@@ -1,4 +1,4 @@
-"""Small modules on what the frozen image tower says (METHODS §3): a matrix on the embedding, attention over tokens."""
+"""Small modules on what the frozen image tower says: a matrix on the embedding, attention over tokens."""
 
 from __future__ import annotations
 

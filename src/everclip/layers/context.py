@@ -1,4 +1,4 @@
-"""Prompts that begin alike, and learned vectors as their beginning (prompt tuning, METHODS §3)."""
+"""Prompts that begin alike, and learned vectors as their beginning (prompt tuning)."""
 
 from __future__ import annotations
 

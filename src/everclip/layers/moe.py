@@ -1,6 +1,6 @@
 """Mixture-of-experts adapters: gating, experts, and the branch they form beside a transformer block.
 
-Source: MoE-Adapters, Yu et al., CVPR 2024 (arXiv 2403.11549), in the form of its published code (METHODS §1). With
+Source: MoE-Adapters, Yu et al., CVPR 2024 (arXiv 2403.11549), in the form of its published code. With
 h = x + Attn(LN1(x)) a block returns h + MLP(LN2(h)) + MoE(h): the branch reads the un-normalized residual h.
 """
 

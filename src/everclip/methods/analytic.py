@@ -1,4 +1,4 @@
-"""Analytic learners: closed-form classifiers on frozen embeddings, fused with zero-shot (METHODS §6).
+"""Analytic learners: closed-form classifiers on frozen embeddings, fused with zero-shot.
 
 What a task adds are statistics that sum: after the same tasks the solution is the same in any order and any batches,
 and to forget a task is to leave its statistics out. Nothing is trained by gradient and no image is kept.

@@ -1,4 +1,4 @@
-"""Baselines that hold the weights near those of the last task: weight consolidation and WiSE-FT (METHODS §4)."""
+"""Baselines that hold the weights near those of the last task: weight consolidation and WiSE-FT."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Class means of frozen embeddings: nearest class mean and linear discriminant analysis (METHODS §6)."""
+"""Class means of frozen embeddings: nearest class mean and linear discriminant analysis."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class NCM(Analytic):
 
     name = "ncm"
     summary = "nearest class mean on frozen embeddings, fused with zero-shot"
-    paper = "Mensink et al. 2013, doi 10.1109/TPAMI.2013.83; METHODS §6"
+    paper = "Mensink et al. 2013, doi 10.1109/TPAMI.2013.83"
 
     def memorized(self, statistics: Statistics) -> dict[str, Tensor]:
         """Class sums and counts."""
@@ -53,7 +53,7 @@ class LDA(Analytic):
 
     name = "lda"
     summary = "shared-covariance discriminant analysis on frozen embeddings, fused with zero-shot"
-    paper = "Hayes and Kanan 2020, arXiv 1909.01520; METHODS §6"
+    paper = "Hayes and Kanan 2020, arXiv 1909.01520"
 
     def fits(self, columns: list[Tensor], counts: Tensor, rows: Tensor, labels: Tensor) -> Iterator[Fit]:
         """There is nothing to choose: the shrinkage follows from the data."""

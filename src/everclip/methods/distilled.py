@@ -1,4 +1,4 @@
-"""Methods that distill: on reference images, the model being trained keeps saying what a teacher says (METHODS §4).
+"""Methods that distill: on reference images, the model being trained keeps saying what a teacher says.
 
 What a teacher says of a fixed set of images and texts is a constant. It is computed once: when a task begins, or once
 for all where the teacher is the pretrained CLIP (cached on disk). No second model is kept and a step pays for the

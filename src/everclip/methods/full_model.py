@@ -23,7 +23,7 @@ NEVER_TRAINED = ("model.logit_scale", "model.logit_bias")
 
 
 class FullModel(Method):
-    """All weights but logit_scale are trained with CE_ε over the class prompts of the batch's task (METHODS §4)."""
+    """All weights but logit_scale are trained with CE_ε over the class prompts of the batch's task."""
 
     Config = PromptedConfig
     defaults: ClassVar[dict] = {"lr": 2e-4}
@@ -109,7 +109,7 @@ class Separate(FullModel):
 
     name = "separate"
     summary = "one whole model per task, each from the original CLIP; an upper bound"
-    paper = "per-task upper bound, METHODS §4"
+    paper = "per-task upper bound of ZSCL, Zheng et al. 2023, arXiv 2303.06628"
     defaults: ClassVar[dict] = FullModel.defaults | {"selector": "oracle"}
     routed = True
     upper_bound = True

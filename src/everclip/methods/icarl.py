@@ -1,6 +1,6 @@
 """iCaRL on CLIP: a memory of exemplars on which the model keeps saying what it said before the task.
 
-Rebuffi et al., CVPR 2017, arXiv 1611.07725, as a baseline of ZSCL (METHODS §4): a budget of exemplars for all classes
+Rebuffi et al., CVPR 2017, arXiv 1611.07725, as a baseline of ZSCL: a budget of exemplars for all classes
 together, chosen by herding. Images are kept as references to their files: rows of a task's training split.
 """
 

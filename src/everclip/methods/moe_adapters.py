@@ -1,6 +1,6 @@
 """MoE-Adapters: a frozen CLIP grows by mixture-of-experts adapters, one router per task, activate-freeze.
 
-Yu et al., CVPR 2024, arXiv 2403.11549; exact formulas in METHODS §1. `strict` and `experts: grow` are ours.
+Yu et al., CVPR 2024, arXiv 2403.11549; the formulas are in docs/methods.md. `strict` and `experts: grow` are ours.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Prompt tuning: learned context vectors before the class name, with parameter retention (METHODS §3)."""
+"""Prompt tuning: learned context vectors before the class name, with parameter retention."""
 
 from __future__ import annotations
 

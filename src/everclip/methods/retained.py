@@ -1,6 +1,6 @@
 """Adapters with parameter retention: the base of `linear-adapter`, `attention-adapter` and `prompt-tuning`.
 
-A reconstruction (METHODS §3) from the abstract of Liu et al., arXiv 2310.20348, one third-party re-implementation and
+A reconstruction from the abstract of Liu et al., arXiv 2310.20348, one third-party re-implementation and
 the same group's successor RAPF (ECCV 2024, arXiv 2407.14143).
 """
 

@@ -1,4 +1,4 @@
-"""Ridge regression from embeddings to classes: RanPAC and RAIL, by random features or by a kernel (METHODS §6)."""
+"""Ridge regression from embeddings to classes: RanPAC and RAIL, by random features or by a kernel."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """ZSCL: the whole model is trained, held near CLIP in feature space and near its past in weight space.
 
-Zheng et al., ICCV 2023, arXiv 2303.06628; exact formulas in METHODS §4.
+Zheng et al., ICCV 2023, arXiv 2303.06628; the formulas are in docs/methods.md.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Tasks as mixtures of Gaussians over the frozen CLIP's embedding.
 
-A task is the k-means centers of its normalized training embeddings; so are the reference images, where there are any.
-The scatter around all these centers is pooled and shrunk; a task's covariance is that with a share of its own. The
-score is the log-likelihood.
+A task is described by the k-means centers of its normalized training embeddings, and so are the reference images, if
+there are any. The scatter around all these centers is pooled and shrunk. The covariance of a task is this pooled one,
+mixed with a share of the task's own. The score is the log-likelihood.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What selectors that score tasks share: calibration on held-out training images, storing, dropping a task.
 
-A selector of this kind says how well an image fits each learned task and, where there are any, the reference images.
-Turning scores into p(t|x) is the same for all: a softmax at the temperature that fits held-out images best, where the
-reference's share is the original CLIP's; and the original CLIP alone for an image that fits even its best task worse
-than 99 % of that task's held-out images did. Test data is never looked at.
+A selector of this kind says how well an image fits each learned task and, if there are any, the reference images. All
+of them turn scores into p(t|x) in the same way: a softmax at the temperature that fits held-out images best, in which
+the share of the reference goes to the original CLIP. An image that fits even its best task worse than 99 % of that
+task's held-out images goes to the original CLIP alone. Test data is never looked at.
 """
 
 from __future__ import annotations
