@@ -1,7 +1,8 @@
 """Analytic learners: closed-form classifiers on frozen embeddings, fused with zero-shot.
 
-What a task adds are statistics that sum: after the same tasks the solution is the same in any order and any batches,
-and to forget a task is to leave its statistics out. Nothing is trained by gradient and no image is kept.
+What a task leaves behind are statistics that add up. So after the same tasks the solution is the same in any order and
+with any batches, and a task is forgotten by leaving its statistics out. Nothing is trained by gradient, and no image is
+kept.
 """
 
 from __future__ import annotations
@@ -52,18 +53,18 @@ class Analytic(JointClassifier):
     """Base: memory of each task, calibration by leave-one-out, fusion with zero-shot.
 
     **Calibration.** A sample of each task's training embeddings is kept. The closed form says exactly what it would
-    answer on each of them had that image not been in the data, so ridge, temperature and the weight of zero-shot are
-    chosen on images held out one at a time, and no image is lost to learning.
+    answer on each of them if that image had not been in the data. So ridge, temperature and the weight of zero-shot are
+    chosen on images that are held out one at a time, and all images are learned from.
 
-    **Answer.** p(c|x) = p_zs(c|x) for classes not learned. Learned classes share what is left of p_zs as
-    softmax(τ · score + α · zero-shot logit), τ, α ≥ 0 by cross-entropy on the left-out images.
+    **Answer.** p(c|x) = p_zs(c|x) for classes that are not learned. Learned classes share the rest in proportion to
+    softmax(τ · score + α · zero-shot logit); τ, α ≥ 0 minimize the cross-entropy on the left-out images.
 
     Subclasses say what a task leaves behind (`remember`, `memorized`), how it is solved (`fits`: a solution holds
-    `weights` with a column per learned class) and what the solution says of an image (`scores`). Sealed per task: its
-    memory; working: the solution, so that a restored learner answers at once.
+    `weights` with a column per learned class) and what the solution says of an image (`scores`). The sealed state of a
+    task is what it left behind. The working state is the solution, so that a restored learner answers at once.
 
-    `order_free`: after the same tasks the answers are the same up to rounding, ridge and calibration included, whatever
-    the order of tasks and of their images and however these were batched.
+    It promises `order_free`: after the same tasks the answers are the same up to rounding, ridge and calibration
+    included, whatever the order of tasks and images and however the images were batched.
     """
 
     Config = AnalyticConfig

@@ -1,4 +1,4 @@
-"""Baselines that hold the weights near those of the last task: weight consolidation and WiSE-FT."""
+"""Baselines that keep the weights near those after the last task: weight consolidation and WiSE-FT."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from everclip.methods.analytic import Analytic, Fit
 class NCM(Analytic):
     """Nearest class mean: the cosine to the mean embedding of each class.
 
-    Kept per task: class sums, 8·C·D bytes, and the calibration sample, 4·D bytes per image.
+    A task keeps class sums (8·C·D bytes) and the calibration sample (4·D bytes per image).
     """
 
     name = "ncm"
@@ -47,8 +47,8 @@ class NCM(Analytic):
 class LDA(Analytic):
     """Linear discriminant analysis: Mahalanobis distance to class means under one shrunk covariance, equal priors.
 
-    Kept per task: class sums, 8·C·D bytes, second moments, 4·D·(D + 1) bytes, and the calibration sample, 4·D bytes per
-    image. The pooled covariance is G − Σ_c n_c μ_c μ_cᵀ, shrunk by OAS.
+    A task keeps class sums (8·C·D bytes), second moments (4·D·(D + 1) bytes) and the calibration sample (4·D bytes per
+    image). The pooled covariance is G − Σ_c n_c μ_c μ_cᵀ, shrunk by OAS.
     """
 
     name = "lda"

@@ -1,8 +1,8 @@
-"""Methods that distill: on reference images, the model being trained keeps saying what a teacher says.
+"""Methods that distill: on reference images, the model in training is held to what a teacher says.
 
-What a teacher says of a fixed set of images and texts is a constant. It is computed once: when a task begins, or once
-for all where the teacher is the pretrained CLIP (cached on disk). No second model is kept and a step pays for the
-student alone.
+What a teacher says of a fixed set of images and texts is a constant, so it is computed only once: when a task begins,
+or, if the teacher is the pretrained CLIP, once for all (cached on disk). No second model is kept, and a step pays for
+the student alone.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def prompts_of(method: FullModel, *tasks: TaskInfo) -> Tensor:
 
 
 class LwF(Distilled):
-    """Learning without forgetting: the task's own images and class prompts, answered as before the task."""
+    """Learning without forgetting: the task's own images and class prompts are to be answered as before the task."""
 
     name = "lwf"
     summary = "distills on the task's own images and class prompts from the model before the task"
@@ -137,7 +137,7 @@ class LwFVRConfig(DistilledConfig):
 
 
 class LwFVR(LwF):
-    """LwF with a vocabulary replayed: random sentences take the place of the class prompts."""
+    """LwF with a replayed vocabulary: random sentences take the place of the class prompts."""
 
     name = "lwf-vr"
     summary = "distills on the task's own images and random sentences from the model before the task"

@@ -1,7 +1,8 @@
 """Methods that train every weight of CLIP: continual finetuning and the two upper bounds.
 
-They share one model (`student`), one cross-entropy and one state; they differ in where a task starts and in what stays.
-What holds a model back (`anchored.py`, `distilled.py`, `zscl.py`, `icarl.py`) is built on the same.
+They share one model (`student`), one cross-entropy and one state. They differ in where a task starts and in what is
+kept. The methods that keep a model near what it was (`anchored.py`, `distilled.py`, `zscl.py`, `icarl.py`) are built on
+them.
 """
 
 from __future__ import annotations

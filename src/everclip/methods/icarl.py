@@ -1,7 +1,8 @@
-"""iCaRL on CLIP: a memory of exemplars on which the model keeps saying what it said before the task.
+"""iCaRL on CLIP: on exemplars of earlier classes, the model is held to what it said before the task.
 
-Rebuffi et al., CVPR 2017, arXiv 1611.07725, as a baseline of ZSCL: a budget of exemplars for all classes
-together, chosen by herding. Images are kept as references to their files: rows of a task's training split.
+Rebuffi et al., CVPR 2017, arXiv 1611.07725, as a baseline of ZSCL: all classes together have a fixed number of
+exemplars, chosen by herding. Exemplars are not copies of images but rows of a task's training split, so the files must
+stay.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ class ICaRL(Distilled):
     """Finetuning with distillation on exemplars of the earlier tasks; the first task is plain finetuning.
 
     Attributes:
-        memory: per finished task its exemplars (n, 2), int64: row in the training split and class, class by class, each
-            in the order of herding, so that a smaller memory is its beginning.
+        memory: per finished task its exemplars (n, 2), int64: row in the training split, and class. They are sorted by
+            class, and each class is in the order of herding, so that a smaller memory is the beginning of a larger one.
     """
 
     name = "icarl"

@@ -34,9 +34,9 @@ def joint_texts(method: Method, tasks: Sequence[TaskInfo]) -> Tensor:
 
 
 class JointClassifier(Method):
-    """Base of what stands beside the frozen CLIP and answers for the classes of all its tasks at once.
+    """Base of methods that stand beside the frozen CLIP and answer for the classes of all tasks at once.
 
-    p(c|x) = p_zs(c|x) for classes not learned, to the last bit; the learned ones divide what is left of p_zs.
+    p(c|x) = p_zs(c|x) for classes that are not learned, to the last bit. The learned classes divide the rest.
     """
 
     reads: ClassVar[frozenset[str]] = frozenset({"images", "embeddings"})

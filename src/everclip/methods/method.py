@@ -7,8 +7,8 @@ A method is one file: a `Config` with a help line per field, and a `Method`. The
     begin_task → accumulate × N → solve → end_task                  (closed-form methods, on frozen features)
 
 and evaluation calls `embed`, `classifier` and `posterior`. Neither knows a method by name. What a method has learned is
-tensors plus JSON in two parts: what a finished task fixed for good (`sealed_state`) and what later tasks may still
-change (`working_state`), so that a run directory stores the first once and rewrites only the second.
+tensors plus JSON, in two parts: what a finished task fixed for good (`sealed_state`), and what later tasks may still
+change (`working_state`). A run directory stores the first part once and rewrites only the second.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class Reference:
     """The reference images of one training step.
 
     Attributes:
-        images: normalized pixels (R, 3, S, S) under the evaluation view, on the model's device; of several processes
-            this one's share (`processes.gathered` brings together what they say of theirs).
+        images: normalized pixels (R, 3, S, S) under the evaluation view, on the model's device. If there are several
+            processes, these are the share of this one (`processes.gathered` brings together what all say of theirs).
         rows: which images of `Method.reference` they are (R,), int64, on the host.
     """
 
@@ -83,8 +83,8 @@ class Batch:
     Attributes:
         task: whose images these are.
         images: what the method is fed (`Method.feed`), on the model's device: normalized pixels (B, 3, S, S), or
-            un-normalized frozen features, embeddings (B, D) or output tokens (B, T, D). Of several processes this
-            one's share of the pixels, or all features.
+            un-normalized frozen features, which are embeddings (B, D) or output tokens (B, T, D). If there are several
+            processes, these are this one's share of the pixels, but all of the features.
         labels: class indices within the task (B,), int64.
         reference: as many reference images, where the method has `reference`.
     """
@@ -100,9 +100,9 @@ class Sources:
     """What a learner may look at besides the images of a step.
 
     Attributes:
-        views: tasks → their training images under the evaluation view, one task after the other; all of a task, or
-            those at some rows of its training split. A learner that keeps to its memory asks for nothing else of an
-            earlier task.
+        views: tasks → their training images under the evaluation view, one task after the other: all of a task, or
+            those at some rows of its training split. A method with a memory asks an earlier task only for the rows that
+            it remembers.
         reference: images of no task (setting `reference`), under the evaluation view.
         reference_texts: texts of no task (setting `reference_texts`).
     """

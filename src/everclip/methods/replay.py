@@ -30,7 +30,7 @@ JITTER = 1e-12
 
 
 class Replay:
-    """Nothing is kept and nothing comes back; the base of what does.
+    """Nothing is kept and nothing is replayed; the base of the kinds of replay below.
 
     Attributes:
         classes: joint columns that can be drawn (C,): the classes of the tasks that were finished at `begin`.
@@ -81,8 +81,8 @@ class Replay:
 class GaussianReplay(Replay):
     """A Gaussian per class, N(μ_c, Σ): class means and one covariance pooled over classes and shrunk (OAS).
 
-    Statistics of normalized embeddings, which add up: images of a known class join those that came before. Kept per
-    task of C classes: 8·C·D + 4·D·(D + 1) bytes, no image and no embedding.
+    These are statistics of normalized embeddings, and they add up: new images of a known class join those that came
+        before. A task of C classes keeps 8·C·D + 4·D·(D + 1) bytes; no image and no embedding is kept.
     """
 
     def __init__(self) -> None:
@@ -128,8 +128,8 @@ class GaussianReplay(Replay):
 class ExemplarReplay(Replay):
     """A fixed number of real examples for all classes together, the same for each, chosen by herding.
 
-    When classes come, the others keep their first ones; that is why this is working state. A class that comes again is
-    chosen anew from its exemplars and its new images.
+    When new classes arrive, each older class keeps only its first exemplars; that is why these are working state. For a
+    class that comes again, exemplars are chosen anew among the kept ones and the new images.
 
     Args:
         budget: examples in total.

@@ -1,7 +1,7 @@
 """Adapters with parameter retention: the base of `linear-adapter`, `attention-adapter` and `prompt-tuning`.
 
-A reconstruction from the abstract of Liu et al., arXiv 2310.20348, one third-party re-implementation and
-the same group's successor RAPF (ECCV 2024, arXiv 2407.14143).
+A reconstruction from the abstract of Liu et al., arXiv 2310.20348, one third-party re-implementation and the same
+group's successor RAPF (ECCV 2024, arXiv 2407.14143).
 """
 
 from __future__ import annotations
@@ -44,15 +44,16 @@ class RetainedConfig(MethodConfig):
 class Retained(JointClassifier):
     """Base: a small module beside the frozen CLIP, trained over all classes seen so far.
 
-    **Loss.** CE_ε of the step's images over the classes of all tasks begun, and CE_ε of as many replayed ones, drawn
-    uniformly over the classes of finished tasks, weighted by how many classes either speaks for. In expectation that is
-    a batch which old and new classes share in proportion to their number, at a cost per step that does not grow.
+    **Loss.** CE_ε of the step's images, over the classes of all tasks begun, plus CE_ε of as many replayed samples,
+    drawn uniformly over the classes of finished tasks. The two are weighted by the number of classes that each speaks
+    for. In expectation this is a batch that old and new classes share in proportion to their number, but the cost of a
+    step does not grow with that number.
 
-    **Retention.** At the end of every task but the first each tensor of the module is compared with what it was before
-    the task (see `everclip.functional.retention`).
+    **Retention.** At the end of every task but the first, each tensor of the module is partly put back to what it was
+    before the task (see `everclip.functional.retention`).
 
-    Sealed per task: its statistics, for Gaussians. Working: the module, the exemplars, and within a task what the
-    module was when it began.
+    The sealed state of a task is its statistics, for Gaussians. The working state is the module, the exemplars, and,
+    within a task, what the module was when the task began.
 
     Subclasses give the module (`adapter`), the image side and the text side.
     """

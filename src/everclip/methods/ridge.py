@@ -32,7 +32,7 @@ class RidgeConfig(AnalyticConfig):
 
 
 class Ridge(Analytic):
-    """Base: λ by search over decades or given."""
+    """Base: λ is given, or found by a search over decades."""
 
     Config = RidgeConfig
     decades: ClassVar[tuple[float, ...]]
@@ -61,9 +61,9 @@ class RandomFeaturesConfig(RidgeConfig):
 class RandomFeatures(Ridge):
     """Ridge regression on φ(e) = ReLU(e · W_rand): W = (G + λI)⁻¹ Q.
 
-    Kept per task: G_t, 4·M·(M + 1) bytes (16.8 MB for M = 2048), Q_t, 8·M·C bytes, whatever the number of images, and
-    the calibration sample, 4·D bytes per image. G_t is kept per task because only then is forgetting exact; it holds
-    no single embedding.
+    A task keeps G_t (4·M·(M + 1) bytes, 16.8 MB for M = 2048) and Q_t (8·M·C bytes), whatever the number of images, and
+    the calibration sample (4·D bytes per image). G_t is kept for each task because only then is forgetting exact; it
+    holds no single embedding.
     """
 
     Config = RandomFeaturesConfig
@@ -101,7 +101,7 @@ class RanPACConfig(RandomFeaturesConfig):
 
 
 class RanPAC(RandomFeatures):
-    """RanPAC's second stage: random features and ridge regression, zero-shot only for classes not learned."""
+    """RanPAC's second stage: random features and ridge regression; zero-shot answers only for unlearned classes."""
 
     name = "ranpac"
     summary = "ridge regression on random features of frozen embeddings; zero-shot for classes not learned"
@@ -154,7 +154,7 @@ class DualRAILConfig(PublishedFusionConfig, RidgeConfig):
 class DualRAIL(PublishedFusion, Ridge):
     """RAIL, dual form: kernel regression on all training embeddings, α = (K + λI)⁻¹ Y. For few images.
 
-    Kept per task: its training embeddings, 4·D bytes per image. Solving takes 8·N² bytes and N³/3 multiply-adds for the
+    A task keeps its training embeddings (4·D bytes per image). Solving takes 8·N² bytes and N³/3 multiply-adds for the
     N images of all tasks together.
     """
 

@@ -1,4 +1,4 @@
-"""ZSCL: the whole model is trained, held near CLIP in feature space and near its past in weight space.
+"""ZSCL: the whole model is trained, but held near CLIP in feature space and near its own past in weight space.
 
 Zheng et al., ICCV 2023, arXiv 2303.06628; the formulas are in docs/methods.md.
 """
@@ -38,7 +38,7 @@ class ZSCLConfig(DistilledConfig, WeightConsolidationConfig):
 
 
 class ZSCL(Distilled, WeightConsolidation):
-    """Distillation from the pretrained CLIP on reference images, L_wc, and the mean of the weights along the way."""
+    """Distillation from the pretrained CLIP on reference images, weight consolidation, a running mean of weights."""
 
     name = "zscl"
     summary = "distills from the original CLIP on reference images, consolidates and averages the weights"
