@@ -33,7 +33,7 @@ Feed = Literal["images", "embeddings", "tokens"]
 
 @dataclass(frozen=True)
 class FrozenImages:
-    """Labeled images as frozen features: what a method that is fed with features learns from.
+    """Labeled images as frozen features, for methods that learn from features instead of images.
 
     Attributes:
         data: the images, or embeddings that were given without them.

@@ -1,4 +1,4 @@
-"""What a vision transformer says of each place of an image, in the space where it says what the whole image is."""
+"""The output tokens of a vision transformer, one per place of an image, projected to the embedding space."""
 
 from __future__ import annotations
 

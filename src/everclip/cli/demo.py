@@ -1,4 +1,4 @@
-"""The demo: one small stream of drawn images, and what three ways to meet it make of it, side by side."""
+"""The demo: one small stream of drawn images, learned by three methods, with their results side by side."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images that are held in memory, as data sets of one big array give them."""
+"""Images in memory, from data sets that are one big array."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training transform of the field: a random crop of nearly the whole image, resized, without a flip.
+"""The training transform that is usual for CLIP: a random crop of nearly the whole image, resized, no flip.
 
 Its randomness is a pure function of (seed, task, step, image), so threads, processes and a resume do not
 change it.

@@ -1,4 +1,4 @@
-"""Any image file that people have to an upright 8-bit RGB image, or a plain reason why not."""
+"""Any image file that people have → an upright 8-bit RGB image, or a plain reason why it cannot be one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts of no task: one per line of a text file."""
+"""Texts that belong to no task: one per line of a text file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which examples stand for a class when only a few can be kept: herding under a fixed budget (iCaRL, 2017)."""
+"""Herding (iCaRL, 2017): the choice of the examples that stand for a class when only a few can be kept."""
 
 from __future__ import annotations
 

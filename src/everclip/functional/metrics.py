@@ -5,8 +5,8 @@ both counted from 0 in task order. NaN means "not measured"; a figure that needs
 function also takes leading axes, (..., K, K), and returns one figure per matrix; this is how the bootstrap
 runs over its samples.
 
-`datasets`, where a function has it, is a boolean mask (K,) that restricts the mean to some datasets. All
-functions raise `ValueError` where a shape does not fit.
+`datasets`, if a function has it, is a boolean mask (K,) that restricts the mean to some datasets. All functions raise
+`ValueError` if a shape does not fit.
 """
 
 from __future__ import annotations

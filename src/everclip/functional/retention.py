@@ -1,4 +1,4 @@
-"""Parameter retention: what of a learned task goes back to the values before it. Pure functions on single tensors.
+"""Parameter retention: which weights go back to their values before the task. Pure functions on single tensors.
 
 A reconstruction from the abstract of Liu et al., arXiv 2310.20348, one third-party re-implementation, and the
 decomposed fusion of RAPF (ECCV 2024, arXiv 2407.14143).

@@ -1,4 +1,4 @@
-"""Small modules on what the frozen image tower says: a matrix on the embedding, attention over tokens."""
+"""Small modules on the output of the frozen image tower: a matrix on the embedding, attention over tokens."""
 
 from __future__ import annotations
 
@@ -32,12 +32,13 @@ class LinearAdapter(nn.Module):
 class AttentionAdapter(nn.Module):
     """The embedding's row of softmax(QKᵀ/√D)V over the tokens of one image, added to the embedding.
 
-    Tokens enter with unit mean square, at which QKᵀ/√D has the scale of a transformer's. W_v starts at zero and W_q and
-    W_k at the identity: a fresh adapter is zero-shot, and looks where tokens resemble the embedding. Over one token
-    alone the softmax is 1 and what is left is z + W_v z.
+    Tokens enter with unit mean square, so that QKᵀ/√D has the scale it has in a transformer. W_v starts at zero, W_q
+    and W_k at the identity: a fresh adapter answers as zero-shot does, and attends to tokens that resemble the
+    embedding. With a single token the softmax is 1, and what is left is z + W_v z.
 
-    Only the first row is asked for, so no key and no value is computed: q·(W_k x_t) = (W_kᵀ q)·x_t, and the values'
-    mean is W_v of the tokens' mean. That leaves three D × D products per image whatever the number of tokens.
+    Only the first row is needed, so no keys and no values are computed: q·(W_k x_t) = (W_kᵀ q)·x_t, and the weighted
+    mean of the values is W_v times that of the tokens. This leaves three D × D products per image, whatever the number
+    of tokens.
 
     Args:
         width: D.

@@ -21,15 +21,15 @@ WORTHWHILE = 500
 class PromptContext(nn.Module):
     """`length` vectors between the start token and the class name, the same for all classes.
 
-    The tower is frozen; its gradient reaches the vectors. A causal tower reads them once for all classes
-    (`encode_after`). In any other, a hook on the token embedding of a twin, other modules around the very same weights,
-    puts them in place of the tokens that keep their room.
+    The tower is frozen, but gradients pass through it to the vectors. A causal tower reads them once for all classes
+    (`encode_after`). For other towers there is a twin: other modules around the very same weights. In the prompt, dummy
+    tokens hold the places of the vectors, and a hook on the twin's token embedding puts the vectors there.
 
     Args:
         backbone: whose text tower reads.
         length: how many vectors.
-        words: the last vectors start as the embedding of these words, next to the class name; the others, and all
-            without words, as N(0, 0.02²).
+        words: the last vectors, next to the class name, start as the embedding of these words. The others start as N(0,
+            0.02²), and so do all if there are no words.
 
     Raises:
         InputError: more words than vectors.

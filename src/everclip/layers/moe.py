@@ -1,7 +1,7 @@
 """Mixture-of-experts adapters: gating, experts, and the branch they form beside a transformer block.
 
-Source: MoE-Adapters, Yu et al., CVPR 2024 (arXiv 2403.11549), in the form of its published code. With
-h = x + Attn(LN1(x)) a block returns h + MLP(LN2(h)) + MoE(h): the branch reads the un-normalized residual h.
+Source: MoE-Adapters, Yu et al., CVPR 2024 (arXiv 2403.11549), in the form of its published code. With h = x +
+Attn(LN1(x)) a block returns h + MLP(LN2(h)) + MoE(h): the branch reads the un-normalized residual h.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class Routes:
     """Which router each sample of a batch takes, sorted out once for all blocks.
 
     Attributes:
-        routed: samples that take a router at all (R,), on the device; None where all do.
-        task: whose router that is: one for all of these samples, or one for each (R,), on the device.
+        routed: the samples that take a router at all (R,), on the device; None if all do.
+        task: the task whose router they take: one for all of these samples, or one for each (R,), on the device.
     """
 
     routed: Tensor | None

@@ -1,4 +1,4 @@
-"""What a learner knows, to be read: from its `learner.json` alone, without loading a model."""
+"""The model card: what a learner knows, written from its `learner.json` alone, without loading a model."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class LearnerSetup(BaseModel):
 
 
 class Routing(BaseModel):
-    """What a method with routes needs besides."""
+    """What a method with routes needs in addition."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -49,7 +49,7 @@ class LearnerConfig:
         setup: what learns on what.
         settings: of the method.
         training: the recipe, of a method that is trained by gradient.
-        routing: of a method with routes; so are the settings of its selector.
+        routing: only for a method with routes, as are the settings of its selector.
         selector_settings: of the selector.
     """
 

@@ -7,7 +7,8 @@
     README.md               a model card
 
 `learner.json` is the one truth: it is replaced atomically after the files it names are on disk. These are named by
-their content, so a file never changes, and whoever is killed while saving leaves the old learner or the new one.
+their content, so a file never changes. A process that is killed while saving leaves either the old learner or the new
+one.
 """
 
 from __future__ import annotations

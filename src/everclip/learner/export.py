@@ -1,7 +1,7 @@
 """A learner's answers as one graph in the ONNX format: pixels in, probabilities out.
 
-The very code that answers (`Knowledge.posterior`) is traced, experts, routes and novelty included, so that there is no
-second set of formulas. Before the file gets its name it is run by onnxruntime and compared with that code.
+What is traced is the very code that answers (`Knowledge.posterior`), with experts, routes and novelty, so there is no
+second set of formulas. Before the file gets its name, onnxruntime runs it and its answers are compared with that code.
 """
 
 from __future__ import annotations

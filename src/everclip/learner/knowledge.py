@@ -1,6 +1,6 @@
 """What a learner knows: a method, a selector where the method has routes, and what each increment left behind.
 
-Knowledge is never changed in place: `taught` and `without` give another one, so what fails halfway leaves no trace.
+Knowledge is never changed in place: `taught` and `without` return new knowledge, so a failure halfway leaves no trace.
 """
 
 from __future__ import annotations

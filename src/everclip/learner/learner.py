@@ -5,9 +5,10 @@
     learner.predict("new.jpg").label
     learner.save("model")
 
-An answer is p(c|x) over all learned classes and any labels that are asked for, by the rule of `answers`: a label that
-nobody taught keeps the probability that the original CLIP gives it, and what was learned shares the rest. Without such
-labels the answer may be None: an image of no learned kind (`novelty`) is not forced into one.
+An answer is p(c|x) over all learned classes and any labels that are asked for, by the rule of `engine/answers.py`: a
+label that nobody taught keeps the probability that the original CLIP gives it, and the learned classes share the rest.
+Without such labels the answer may be None: an image that shows nothing learned (`learner/novelty.py`) is not forced
+into a learned class.
 """
 
 from __future__ import annotations

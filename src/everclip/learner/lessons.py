@@ -40,8 +40,8 @@ class Increment:
         task: what users call the task.
         images: how many it had, held-out ones included.
         held_out: frozen features (n, D) of images that were not learned from, and their classes within the increment.
-        statistics: of the normalized frozen features of the images that were learned from: they tell whether an image
-            is of a learned kind.
+        statistics: of the normalized frozen features of the images that were learned from. They tell whether a new
+            image shows something that was learned.
         accuracy: task → percent right on its held-out images when this increment was learned; None where it could not
             be measured (no image held out, or a method that would have to see images which are gone).
     """

@@ -1,8 +1,8 @@
-"""Is an image of any kind that was learned? A distance to what is known, read as a probability.
+"""Does an image show anything that was learned? A distance to what is known, turned into a probability.
 
-Class means and one covariance of the frozen embeddings of every task are kept: statistics that sum, so that a task can
-be left out exactly. Leaving each out in turn shows what images of no learned kind look like, and no image of the
-outside is needed to calibrate.
+For every task, class means and a covariance of its frozen embeddings are kept. These statistics add up, so a task can
+be left out exactly. Leaving out each task in turn shows what images of unknown kinds look like, so no image from
+outside is needed for the calibration.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class Known:
 class Familiarity:
     """p(x is of a learned kind) = σ(a · distance + b), a ≤ 0.
 
-    The distance is Mahalanobis's to the nearest class mean under one covariance (Lee et al. 2018, arXiv 1807.03888). a
-    and b are fitted to held-out images, known and unknown counting alike: an image is unknown to what remains when its
-    own task is left out.
+    The distance is the Mahalanobis distance to the nearest class mean under one covariance (Lee et al. 2018, arXiv
+    1807.03888). a and b are fitted to held-out images, leaving out each task in turn: the images of that task are then
+    unknown, those of the others known. Known and unknown images have equal weight in total.
 
     Args:
         known: the learned tasks, at least one.

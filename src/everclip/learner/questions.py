@@ -32,7 +32,7 @@ class Question:
         asked: these labels, where there are any.
         candidates: which of the C classes may be the answer.
         tasks: what users call the task of each class, `zero-shot` for labels never learned.
-        open: the answer may be that it is nothing of what was learned.
+        open: the answer may be "nothing that was learned".
     """
 
     classes: Classes

@@ -10,13 +10,13 @@ class Prediction:
     """What is on an image.
 
     Attributes:
-        label: the most probable candidate; None: it is more likely than not that the image shows nothing
-            that was learned, and no other label was given.
+        label: the most probable candidate. None: no labels were given, and the image more likely than not shows nothing
+            that was learned.
         probability: of that label in that task, 0 to 1.
         task: the label's; `zero-shot` for a label that was never learned, and for None.
         route_confidence: the probability of that task, 0 to 1: the sum over its candidates.
-        top: (label, probability, task) of the most probable candidates, most probable first; None is no first
-            one unless it is the answer.
+        top: (label, probability, task) of the most probable candidates, most probable first. A None comes first only if
+            it is the answer.
     """
 
     label: str | None
@@ -28,7 +28,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class LearnedTask:
-    """A task as its learner's user sees it.
+    """A task as the user of the learner sees it.
 
     Attributes:
         name: what it was called.
@@ -54,8 +54,9 @@ class LearnReport:
         skipped: (name, reason) of every image that could not be used.
         new_classes: classes that the task did not have.
         known_classes: classes that got more images.
-        moved: held-out images of earlier lessons that another task, or the original CLIP, answers for now; of
-            `watched`. Their frozen embeddings decide: the route of a method with routes, else the answer itself.
+        moved: how many held-out images of earlier lessons another task, or the original CLIP, answers for now, out of
+            `watched`. This is decided on their frozen embeddings: by the route of a method with routes, else by the
+            answer.
         watched: see `moved`.
         accuracy: task → percent right on its held-out images, all learned classes being candidates; None where it
             could not be measured.
@@ -114,7 +115,7 @@ class ExportReport:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How well labeled images are answered; right is a class of the right name, of whatever task.
+    """How well labeled images are answered. A class of the right name counts as right, whatever its task.
 
     Attributes:
         images: N, those that could be used.

@@ -36,7 +36,7 @@ class Counts(NamedTuple):
 
 @dataclass(frozen=True)
 class Prepared:
-    """What came of preparing a data set.
+    """The result of preparing a data set.
 
     Attributes:
         state: ready to use; readable, but not as it should be; or not readable.
