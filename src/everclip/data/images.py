@@ -1,8 +1,8 @@
 """Decoded images in the cache folder: each image is decoded once, then read through a memory map.
 
-One cache file holds the pixels of all images one after the other, then an index (JSON), then a footer of
-fixed size that gives the length of both and the hash of the index. A file that does not fit its footer,
-because it was cut short or overwritten, is built again.
+A cache file holds the pixels of all images, one after the other, then an index (JSON), then a footer of fixed size with
+the lengths of both and the hash of the index. A file that does not fit its footer, because it was cut short or
+overwritten, is built again.
 """
 
 from __future__ import annotations

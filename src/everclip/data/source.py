@@ -97,7 +97,7 @@ class _Selection(ImageSource):
 
 
 class Joined(ImageSource):
-    """Several sources one after the other; a label means what it means in its source.
+    """Several sources, one after the other. Labels keep the meaning that they have in their source.
 
     Args:
         parts: the sources, at least one.

@@ -20,7 +20,7 @@ from everclip.streams import Protocol, stream_defaults
 
 
 class Setup(BaseModel):
-    """What runs on what; the first part of every configuration."""
+    """Which method runs on which stream and backbone: the first part of every configuration."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -1,4 +1,4 @@
-"""What a finished run learned, stage by stage, to be judged again: under another selector, without training."""
+"""What a finished run learned, stage by stage, so that it can be judged again without training."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class LearnedRun:
     """The stages of a run that was made with `keep_stages`.
 
     Args:
-        config: of the new judgment; all but how it judges must be the run's own.
-        state: of the new judgment: method, backbone and data must be the run's own.
+        config: of the new judgment. Everything except how to judge must be as in the run.
+        state: of the new judgment. Method, backbone and data must be those of the run.
 
     Raises:
         InputError: no such run, not finished, its stages were not kept, or it learned something else.

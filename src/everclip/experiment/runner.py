@@ -81,7 +81,7 @@ def _refuse_other_config(config: Config, directory: RunDirectory) -> None:
 
 
 class Experiment:
-    """A configured run: everything loaded and checked, nothing written yet.
+    """A configured run: everything is loaded and checked, and nothing is written yet.
 
     Raises:
         InputError: data, backbone or settings that do not go together.

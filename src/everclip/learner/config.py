@@ -23,7 +23,7 @@ RECIPE = "development"
 
 
 class LearnerSetup(BaseModel):
-    """What learns on what."""
+    """Which method learns on which backbone."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

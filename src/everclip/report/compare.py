@@ -1,4 +1,4 @@
-"""Puts runs side by side, and refuses where their figures would not be comparable."""
+"""Puts runs side by side, and refuses if their figures are not comparable."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What a run cost: numbers trained, seconds, bytes kept.
 
-Seconds come from `events.jsonl` and bytes from the checkpoints, since results say nothing that differs from machine to
-machine.
+Seconds come from `events.jsonl` and bytes from the checkpoints, because results hold nothing that differs from machine
+to machine.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Cost:
     """The cost of one run, or of several that differ only by seed.
 
     Attributes:
-        trained: numbers a task trains, or that its solution consists of: the most of any task.
+        trained: how many numbers a task trains, or how many its solution consists of; the largest of all tasks.
         seconds: of every task that was learned without an interruption, including what had to be embedded for it.
         kept: bytes on disk per task at the end: what later tasks and predictions need, the selector's share included;
             the mean over seeds, None where no checkpoints are left, or where they are another run's (`everclip judge`).

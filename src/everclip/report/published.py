@@ -47,9 +47,9 @@ class Benchmark:
 
     Attributes:
         about: what it is, in words.
-        note: where the rows come from, as far as that needs saying.
+        note: where the rows come from, if that needs saying.
         protocol: the published protocol, by the names of a run's.
-        always: where every run of ours departs from it.
+        always: in what every run of ours departs from it.
     """
 
     name: str

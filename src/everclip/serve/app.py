@@ -220,7 +220,7 @@ def _say_errors_in_a_sentence(app: FastAPI) -> None:
 
 
 class BodyLimit:
-    """Refuses a body that is too long, before it is read where its length is told, else while it is read."""
+    """Refuses a body that is too long: before reading it if the request says its length, else while reading."""
 
     def __init__(self, app: ASGIApp, limits: Limits) -> None:
         self._app = app

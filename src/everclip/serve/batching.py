@@ -1,4 +1,4 @@
-"""Requests of many threads answered in shared calls."""
+"""Requests of many threads, answered in shared calls."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Answer = TypeVar("Answer")
 
 
 class Busy(Exception):
-    """More is waiting than may wait."""
+    """More requests are waiting than may wait."""
 
 
 @dataclass
@@ -26,8 +26,8 @@ class _Asked(Generic[Item, Answer]):
 class Batcher(Generic[Item, Answer]):
     """Calls `work` from one thread, on as many items as have gathered.
 
-    Nobody waits for a batch to fill: while one call is under way the next one gathers, so a lone request is answered at
-    once and a crowd shares its forward passes.
+    No request waits for a batch to fill up. While one call is under way, requests gather for the next. So a single
+    request is answered at once, and many share their forward passes.
 
     Args:
         work: N items → N answers. What it raises is raised to all who asked in that call.

@@ -1,4 +1,4 @@
-"""A learner that many threads ask while it goes on learning."""
+"""A learner that answers many threads while it goes on learning."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Job:
 
     Attributes:
         state: how far it is.
-        message: the same for a person: what it is doing, what it learned, or why it failed.
+        message: the same in words: what it is doing, what it learned, or why it failed.
         share: of the work under way, 0 to 1; None where it is not known.
     """
 
@@ -64,16 +64,16 @@ class Job:
 
 
 class Service:
-    """What a learner's directory knows, and learns, for many callers at once.
+    """A learner's directory for many callers at once: they ask it, teach it, and let it forget.
 
-    Answers come from one thread in shared forward passes, lessons from another, one at a time. What a lesson changes it
-    changes at its end, all at once, in memory and on disk: meanwhile answers are those from before.
+    One thread answers, in shared forward passes; another one learns, one lesson at a time. A lesson changes memory and
+    disk at its end, all at once. Until then answers are those from before.
 
     Use as a context manager, or `close` it.
 
     Args:
-        path: a learner's directory; what is learned or forgotten is saved there. No other process can change it
-            meanwhile.
+        path: a learner's directory, in which everything learned or forgotten is saved. No other process can change it
+            while the service runs.
         limits: what one request may cost.
         device: as for `Learner.load`.
 

@@ -1,4 +1,4 @@
-"""A directory that one process at a time writes to: a lock, whole files, JSON that tells when it is damaged, tensors.
+"""A directory that one process at a time writes to: a lock, whole files, JSON that shows damage, tensors.
 
 No file holds code: tensors are safetensors, the rest is text.
 """
@@ -24,7 +24,7 @@ from everclip.system.processes import is_main
 
 
 class Directory:
-    """Base of what keeps a state on disk. Use as a context manager to write: the lock is held inside.
+    """Base of directories that keep a state. To write, use it as a context manager: inside it the lock is held.
 
     Args:
         path: the directory; made on entering if it is absent.

@@ -1,4 +1,4 @@
-"""The run directory: what a run leaves behind, and how it goes on after being cut off at any moment.
+"""The run directory: what a run leaves behind, and how a run that was killed at any moment continues.
 
     config.yaml          the complete configuration
     events.jsonl         what happened when (times, losses, speeds); nothing that is learned depends on it;
@@ -9,8 +9,8 @@
     results.json         the figures
     report.html          the same to look at
 
-`state.json` is the one truth: it is replaced atomically after the files it names are on disk, and files it does not
-name are left-overs. No file holds code: tensors are safetensors, the rest is JSON and YAML.
+`state.json` is the one truth: it is replaced atomically after the files it names are on disk. Files that it does not
+name are leftovers. No file holds code: tensors are safetensors, the rest is JSON and YAML.
 """
 
 from __future__ import annotations
@@ -43,19 +43,20 @@ class State:
     """Where a run stands: the content of `state.json`.
 
     Attributes:
-        method: name of the method, `backbone` the digest of its weights, `data` of test images, labels, class names
-            and templates, `reference` of what is looked at besides: a checkpoint fits no other.
+        method: name of the method. `backbone` is the digest of the weights, `data` that of test images, labels, class
+            names and templates, `reference` that of what is looked at besides. A checkpoint fits only a run in which
+            all four are the same.
         stages_learned: stages whose learning ended (a stage is a task, or all tasks of an all-at-once method).
         rows: names of the evaluation files that are complete, in order.
         step: steps taken in the current stage, where it is under way.
-        files: every file the state consists of → its SHA-256; the next six say which is what.
+        files: every file the state consists of → its SHA-256. The next six attributes say which file is what.
         sealed: per learned task the file of what it fixed for good, where there is anything.
         working: what later steps or tasks may still change, where there is anything.
-        start: what `working` was before the current stage, within one that cannot go on without.
+        start: what `working` was before the current stage, for a method that needs it to continue within a stage.
         optimizer: the optimizer's moments, within a stage.
-        stages: per stage what `working` was at its end, where it is to be kept.
+        stages: per stage what `working` was at its end, if that is kept.
         selector: what the selector fitted, where it did.
-        learned: per learned task, what the results will say of its training.
+        learned: per learned task, what the results will say about its training.
         finished: the results are written.
     """
 

@@ -43,7 +43,7 @@ class PublishedStream:
     """A benchmark.
 
     Attributes:
-        defaults: where its protocol departs from the default one.
+        defaults: the settings in which its protocol departs from the default one.
         datasets: opens its tasks, given the protocol and the folder of all data sets.
     """
 

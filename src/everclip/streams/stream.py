@@ -67,7 +67,7 @@ class TaskInfo:
         name: unique within the stream.
         class_names: display names, label order.
         templates: prompt templates with one `{}` each; the first one is the training prompt.
-        known_as: what identifies each class, where it is more than the task and its label; see `keys`.
+        known_as: what identifies each class, if task and label do not; see `keys`.
     """
 
     index: int
@@ -95,7 +95,8 @@ class Task:
     """A task with its data: training, held-out validation and test part.
 
     Attributes:
-        few_shot_sha256: of the indices into the data set's training images that were drawn; None without shots.
+        few_shot_sha256: SHA-256 of the indices of the training images that were drawn from the data set; None without
+            shots.
     """
 
     info: TaskInfo
@@ -116,7 +117,7 @@ class Dataset:
 
     Attributes:
         known_as: see `TaskInfo.keys`.
-        part_of: what it was cut from, for the stream's name.
+        part_of: the data set that it was cut from, for the name of the stream.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Several processes that do the work of one, started by `torchrun`; in one process everything here does nothing.
+"""Several processes, started by `torchrun`, that do the work of one. With a single process, all of this does nothing.
 
 All processes run the same program on the same settings. They share out the images of every step and of every
 extraction, add up their gradients, and hold the same weights at all times. The main process alone writes and speaks.

@@ -1,4 +1,4 @@
-"""How the published data sets lie on disk. Torchvision's classes read them wherever there is one."""
+"""How the published data sets lie on disk. They are read by torchvision's classes, where it has one."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Recipes: configurations as YAML, flat, with the same keys as `--set` and `config.yaml`.
 
-Two keys are a recipe's own: `base` names a recipe of the package that it changes, and `methods` gives settings of
-single methods, which go before the others.
+Only recipes have these two keys: `base` names a recipe of the package that this one changes, and `methods` gives
+settings for single methods, which take precedence over the others.
 """
 
 from __future__ import annotations
