@@ -52,7 +52,7 @@ def exists(named: str, page: str) -> bool:
 
 def rooms() -> str:
     """The picture of the rooms in the page on the architecture: a room at the margin, its files four columns in."""
-    return re.findall(r"```\n(cli/ .*?)```", read("docs/architecture.md"), re.DOTALL)[0]
+    return re.findall(r"## The rooms.*?```\n(.*?)```", read("docs/architecture.md"), re.DOTALL)[0]
 
 
 def files_in(text: str) -> set[str]:
