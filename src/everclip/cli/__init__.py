@@ -133,7 +133,7 @@ def judge(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the judgment that --out holds.")] = False,
     settings: Setting = None,
 ) -> None:
-    """Judge what a run learned once more, with another selector or routing, without training."""
+    """Judge again what a run learned, with another selector or routing, without training."""
     from everclip.experiment.learned import judgment
 
     options = {"selector": selector, "candidates": candidates, "device": device, "workers": workers}
@@ -223,7 +223,7 @@ def methods(as_json: AsJson = False) -> None:
 
 @app.command()
 def selectors(as_json: AsJson = False) -> None:
-    """List the selectors, which decide what task an image belongs to."""
+    """List the selectors, which decide which task an image belongs to."""
     from everclip.selectors import SELECTORS
 
     _catalog(SELECTORS, as_json, ("summary", "upper_bound"))

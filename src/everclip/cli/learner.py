@@ -44,7 +44,7 @@ def learn(
     settings: Setting = None,
     as_json: AsJson = False,
 ) -> None:
-    """Learn a folder of images, a new task or more of a known one; the images are not needed afterwards."""
+    """Learn a folder of images, as a new task or as more of a known one; the images are not needed afterwards."""
     from everclip.data import read_folder
     from everclip.learner import Learner, LearnerDirectory
 
@@ -75,7 +75,7 @@ def predict(
     device: DeviceOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, a line per image.")] = False,
 ) -> None:
-    """Say what is on images. A file that can't be read is told and skipped; the exit status is 1 then."""
+    """Say what is on images. A file that can't be read is named and skipped; the exit status is then 1."""
     from everclip.data import BadImage
     from everclip.learner import Learner
 
@@ -152,7 +152,7 @@ def forget(
 
 
 def evaluate(model_dir: ModelDir, folder: Labeled, device: DeviceOption = None, as_json: AsJson = False) -> None:
-    """Count how many images of a labeled folder are answered right, all learned classes being possible answers."""
+    """Count how many images of a labeled folder are answered right, with all learned classes as possible answers."""
     from rich.markup import escape
     from rich.table import Table
 

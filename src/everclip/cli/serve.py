@@ -25,7 +25,7 @@ def serve(
     device: DeviceOption = None,
     settings: Setting = None,
 ) -> None:
-    """Answer and learn over HTTP, with one page to do it by; --set changes a limit, for example --set images=64."""
+    """Answer and learn over HTTP, and serve a page for it; --set changes a limit, for example --set images=64."""
     try:
         import uvicorn
 

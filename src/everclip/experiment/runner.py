@@ -32,12 +32,13 @@ from everclip.system.processes import barrier, is_main, join, main_first, world
 
 
 def run(config: Config, out: Path, resume: bool = False, display: Display | None = None) -> dict[str, Any]:
-    """Run an experiment, or go on with one; started by `torchrun`, together with the other processes.
+    """Run an experiment, or continue one; under `torchrun`, together with the other processes.
 
     Args:
         config: what to run.
         out: the run directory.
-        resume: go on with the run that `out` holds (starts it where there is none, returns at once where it is done).
+        resume: continue the run that `out` holds. If there is none, it is started; if it is finished, this returns at
+            once.
         display: shows progress.
 
     Returns:

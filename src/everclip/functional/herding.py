@@ -12,14 +12,14 @@ from everclip.functional.ties import FINE_TIE, first_largest
 def herd(features: Tensor, count: int) -> Tensor:
     """Choose examples whose running mean stays closest to the class mean (iCaRL, algorithm 4).
 
-    The order is one of priority: to keep fewer later, keep the first ones.
+    The order is one of priority: whoever keeps fewer later keeps the first ones.
 
     Args:
         features: features of one class (N, D); they are normalized first.
-        count: how many to choose; all N where there are fewer.
+        count: how many to choose; all N if there are fewer.
 
     Returns:
-        Row indices (min(count, N),), int64, ties to the lowest.
+        Row indices (min(count, N),), int64; of equally good rows the lowest is chosen.
     """
     features = F.normalize(features.double(), dim=-1)
     mean = features.mean(dim=0)
@@ -37,5 +37,5 @@ def herd(features: Tensor, count: int) -> Tensor:
 
 
 def quota(budget: int, classes: int) -> int:
-    """Examples per class under a budget for all classes together: flat, however many classes there are."""
+    """How many examples each class gets from one budget for all classes together."""
     return budget // max(1, classes)

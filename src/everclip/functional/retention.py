@@ -14,12 +14,13 @@ ROUNDING = 1e-9
 
 
 def retain(old: Tensor, new: Tensor, ratio: float) -> Tensor:
-    """Hard retention: the share of the entries that changed least goes back, the most changed ones stay new.
+    """Hard retention: a share of the entries, those that changed least, goes back; the others stay new.
 
     Args:
         old: values before the task, any shape.
         new: values after it, same shape.
-        ratio: share of the N entries that goes back: int(ratio · N + 1e-9) of them; of equal changes the first ones.
+        ratio: share of the N entries that goes back, which is int(ratio · N + 1e-9) of them. If several changed
+            equally, the first of them go back.
 
     Returns:
         A new tensor, every entry taken from `old` or `new`.

@@ -175,7 +175,8 @@ class MoEBranch(nn.Module):
             self.routers.append(Router(self.width, state[name].shape[1]).to(self.hits.device))
 
     def drop_router(self, index: int) -> None:
-        """Remove the router of task `index`; what that task froze stays frozen, in the name of the task before it."""
+        """Remove the router of task `index`. What that task froze stays frozen, and counts as frozen by the task
+        before."""
         del self.routers[index]
         self.frozen_by[self.frozen_by >= max(index, 1)] -= 1
 
@@ -238,7 +239,7 @@ class MoEBranch(nn.Module):
     def _logits_of_each(self, c: Tensor, tasks: Tensor) -> Tensor:
         """Logits (R, E) of samples with a router each; what a router does not see has −∞.
 
-        All routers are asked about all samples: they are small, and nobody has to look which sample takes which.
+        All routers are computed for all samples: they are small, and then nobody has to look which sample takes which.
         """
         assert not self.training, "a training step is one task's"
         count = len(self.experts)
@@ -266,7 +267,7 @@ class MoEBranch(nn.Module):
     def candidates(self, experts: Tensor, routes: Routes) -> tuple[list[int], Tensor]:
         """The experts that take part, and where among them the selected ones (R, k) stand.
 
-        On a CPU these are the selected ones: looking costs nothing. Elsewhere a look would stall the device in every
+        On a CPU these are the selected ones, since looking costs nothing there. On a device a look would stall every
         block, so all experts that the routers may select take part; `rest_unused` settles the difference.
         """
         if looking_is_free(experts):
@@ -287,8 +288,8 @@ class MoEBranch(nn.Module):
     def forward(self, h: Tensor, c: Tensor, routes: Routes) -> Tensor:
         """Sum of gated experts on all tokens: routed samples h (R, T, d), their router inputs (R, d) → (R, T, d).
 
-        Two experts of a sample are one bottleneck of twice the width: gates are positive and can move in front of the
-        up-projection.
+        The two experts of a sample are computed as one bottleneck of twice the width. This is possible because gates
+        are positive and can move in front of the up-projection.
         """
         gates, experts = self.gates(c, routes)
         active, place = self.candidates(experts, routes)

@@ -74,7 +74,7 @@ def export(knowledge: Knowledge, asked: Question, path: Path, views: np.ndarray)
     Args:
         knowledge: of the learner.
         asked: the question.
-        path: of the file; what is there is replaced once the new one has been found to answer alike.
+        path: of the file. A file that is there is replaced as soon as the new one is found to answer alike.
         views: images (N, 3, S, S) uint8 to compare on, beside a few that are drawn here.
 
     Raises:

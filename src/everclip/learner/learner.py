@@ -120,17 +120,18 @@ class Learner:
         return [LearnedTask(t["name"], tuple(t["classes"]), t["images"], t["increments"]) for t in known]
 
     def learn(self, name: str, images: LearnableImages, templates: Sequence[str] | None = None) -> LearnReport:
-        """Learn images of a task: a new one, or more images, more classes, or both of one that it knows.
+        """Learn images of a task: a new task, or more images or classes of a known one.
 
-        All or nothing: after an error the learner is what it was. Afterwards the images are not needed any more.
-        One in ten images is not learned from (`lessons`): the embeddings of this sample stay with the learner, to see
-        what later lessons do to the task, and to calibrate the selector of a method with routes.
+        All or nothing: after an error the learner is what it was before. Once learned, the images are not needed any
+            more. One image in ten is not learned from (`learner/lessons.py`): the embeddings of this sample stay with
+            the learner, to see what later lessons do to the task, and to calibrate the selector of a method with
+            routes.
 
         Args:
             name: of the task.
-            images: a folder (of one divided into train and test, the training part), a list of (image, class name)
-                pairs where an image is a path, a PIL image or an array (H, W, 3) uint8, or a data set in the manner of
-                torchvision. Classes are told apart by name, up to case and spaces.
+            images: a folder (if it is divided into train and test, its training part is learned), a list of (image,
+                class name) pairs where an image is a path, a PIL image or an array (H, W, 3) uint8, or a data set in
+                the manner of torchvision. Class names that differ only in case and spaces are the same class.
             templates: prompts with one `{}` each; by default those of the folder's `dataset.json`, else the task's.
 
         Raises:
@@ -167,9 +168,10 @@ class Learner:
     def forget(self, name: str) -> ForgetReport:
         """Forget a task, all its increments.
 
-        Exact for closed-form methods: the answers are those of a learner that never learned it. `moe-adapters` loses
-        the task's route and its classes, so it never answers with them again; but what the experts learned from it
-        stays in them, for later tasks build on it. Only learning anew without the task takes that back.
+        For closed-form methods this is exact: the answers are those of a learner that never learned the task.
+        `moe-adapters` loses the route and the classes of the task, so it never answers with them again. But what its
+        experts learned from the task stays, because later tasks build on it; only learning anew without the task would
+        take that back.
 
         Raises:
             InputError: there is no such task.
@@ -202,11 +204,11 @@ class Learner:
 
         Args:
             images: a path, a PIL image, an array (H, W, 3) uint8, or a list of these.
-            labels: what else it may be, beside all learned classes. A label that equals the name of a learned class, up
-                to case and spaces, is that class; where several tasks have it, each one's.
+            labels: what else it may be, in addition to all learned classes. A label that equals the name of a learned
+                class, up to case and spaces, is that class; if several tasks have it, that of each.
             only: the answer is one of `labels`.
-            closed: the answer is one of the candidates, even where no `labels` are given and the image shows nothing
-                that was learned.
+            closed: the answer is one of the candidates, even if no `labels` are given and the image shows nothing that
+                was learned.
             top_k: how many candidates to name.
 
         Returns:
@@ -233,7 +235,7 @@ class Learner:
         closed: bool = False,
         top_k: int = 5,
     ) -> Iterator[tuple[str, Prediction | BadImage]]:
-        """Say what is on each of many files, one after the other; a bad one is an answer, not an end.
+        """Say what is on each of many files, one after the other. For a bad file the answer says why; the others go on.
 
         Args:
             paths: the files.
@@ -249,10 +251,10 @@ class Learner:
         return zip(map(str, paths), answers, strict=True)
 
     def evaluate(self, images: LearnableImages) -> Evaluation:
-        """How well labeled images are answered, all learned classes and the images' own being candidates.
+        """How well labeled images are answered. Candidates are all learned classes and those of the images.
 
         Args:
-            images: as for `learn`; of a folder divided into train and test, the test part.
+            images: as for `learn`; if a folder is divided into train and test, its test part.
 
         Raises:
             InputError: no usable image.
@@ -308,12 +310,12 @@ class Learner:
         """Refuse now what `predict` would refuse.
 
         Raises:
-            InputError: as `predict`, of the images apart.
+            InputError: as for `predict`, except what concerns the images.
         """
         self._answers(GivenImages([]), self._question(labels, only, closed), top_k)
 
     def answer_each(self, asked: Sequence[Asked]) -> list[Prediction | InputError]:
-        """Answer images that are each asked about in a way of their own, in one forward pass.
+        """Answer several images in one forward pass, each with a question of its own.
 
         Returns:
             In their order, for each an answer, or what is wrong with the question.
@@ -357,8 +359,8 @@ class Learner:
         Args:
             path: of the file, which ends in .onnx; what is there is replaced.
             labels, only, closed: what is asked, as for `predict`.
-            compare_on: images on which graph and learner must agree, beside a few drawings: some of the learned kinds
-                take the routes that drawings do not.
+            compare_on: images on which graph and learner must agree, in addition to a few drawings. Give images of the
+                learned kinds: they take routes that drawings do not take.
 
         Raises:
             InputError: a question that makes no sense, a path or an image that can't be used, or onnxruntime missing.
@@ -425,7 +427,7 @@ class Learner:
     @classmethod
     @contextlib.contextmanager
     def edit(cls, path: str | Path, device: str = "auto", display: Display | None = None) -> Iterator[Learner]:
-        """A saved learner to be changed: kept from others inside, saved where it was at the end, unless by an error.
+        """A saved learner to be changed: locked for others inside the block, and saved when it ends without an error.
 
         Raises:
             InputError: no learner there.

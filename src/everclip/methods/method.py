@@ -186,7 +186,7 @@ class Method(nn.Module):
 
     @property
     def sources(self) -> Sources:
-        """What it may look at besides the images of a step."""
+        """What the method may look at besides the images of a step."""
         assert self._sources is not None, f"'{self.name}' needs `provide` before the first task"
         return self._sources
 
@@ -194,7 +194,7 @@ class Method(nn.Module):
 
     @classmethod
     def check_requirements(cls, given: object) -> None:
-        """Refuse what lacks something that the method `requires`.
+        """Refuse if something is missing that the method `requires`.
 
         Args:
             given: has an attribute for each, None where it is missing: `Sources`, or the setup of a run.
@@ -207,7 +207,7 @@ class Method(nn.Module):
                 raise InputError(f"method '{cls.name}' needs {_REQUIRED[name]}.")
 
     def provide(self, sources: Sources) -> None:
-        """Give it what it may look at besides the images of a step; called once, before everything else.
+        """Give the method what it may look at besides the images of a step; called once, before everything else.
 
         Raises:
             InputError: something that it `requires` is missing.
@@ -216,7 +216,7 @@ class Method(nn.Module):
         self._sources = sources
 
     def check_stream(self, tasks: Sequence[TaskInfo], images: Sequence[int]) -> None:
-        """Refuse now what it would refuse at a later task, hours on; called before the first by who knows them all.
+        """Refuse now what the method would refuse hours later, at a later task; called before the first task.
 
         Here: prompts that the backbone cannot read.
 
@@ -272,7 +272,7 @@ class Method(nn.Module):
         """Forget a finished task, as far as `forgets` says. Between tasks only.
 
         Args:
-            index: position in `tasks`; those behind it move up, but keep the `TaskInfo.index` they have.
+            index: position in `tasks`. Later tasks move up, but keep their `TaskInfo.index`.
         """
         raise NotImplementedError(f"{self.name} cannot forget")
 
@@ -296,7 +296,8 @@ class Method(nn.Module):
         return F.normalize(self.backbone.encode_image(pixels), dim=-1)
 
     def embed_each(self, pixels: Tensor, routes: Tensor) -> Tensor:
-        """As `embed`, each image (B, 3, S, S) on the route of a learned task of its own (B,), int64 on the host."""
+        """As `embed`, but each image (B, 3, S, S) has the route of its own learned task: routes (B,), int64 on the
+        host."""
         embeddings = pixels.new_empty(len(pixels), self.backbone.embed_dim)
         for route in routes.unique().tolist():
             embeddings[routes == route] = self.embed(pixels[routes == route], route)
@@ -359,8 +360,8 @@ class Method(nn.Module):
     def load_state(self, tasks: list[TaskInfo], sealed: list[dict[str, Tensor]], working: dict[str, Tensor]) -> None:
         """Restore the method as it was when its state was taken, in the middle of a task too.
 
-        In the middle of a task, a method with `needs_start` is restored twice: as it was before the task, which then
-        begins again (`begin_task`), and now with what the steps up to there have changed.
+        In the middle of a task, a method with `needs_start` is restored twice: first as it was before the task, which
+        then begins again (`begin_task`), and then with what the steps up to that point had changed.
 
         Args:
             tasks: all tasks begun; those beyond `len(sealed)` were in training. `begin_task` is not called for them.
@@ -370,7 +371,7 @@ class Method(nn.Module):
         self.tasks = list(tasks)
 
     def promised(self) -> frozenset[Promise]:
-        """What this instance promises: the class's `promises`, and what its settings add."""
+        """What this instance promises: the `promises` of the class, and what its settings add."""
         return self.promises
 
     def trained_parameters(self) -> int:

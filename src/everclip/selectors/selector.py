@@ -106,9 +106,9 @@ class Selector(nn.Module):
 def vote(probabilities: Tensor, batch: int) -> Tensor:
     """Batch routing: consecutive batches of images share one decision, the task of the largest mean probability.
 
-    In the manner of the published code of MoE-Adapters, which decides once per batch of 128 images of one data set and
-    so leaks the data set's identity (it averages reconstruction errors, as `ddas` does under `ddas_rule: published`;
-    here p(t|x) is averaged, for any selector).
+    The published code of MoE-Adapters decides once per batch of 128 images of one data set, and so gives away which
+    images belong together. It averages reconstruction errors, as `ddas` does under `ddas_rule: published`; here p(t|x)
+    is averaged, for any selector.
 
     Args:
         probabilities: (B, T + 1).

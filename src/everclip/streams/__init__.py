@@ -118,7 +118,7 @@ STREAMS: Registry[StreamKind] = Registry("stream", "everclip.streams", _BUILT_IN
 
 
 def stream_defaults(spec: str) -> dict[str, Any]:
-    """Where the protocol of a stream departs from the default one, given the stream's name."""
+    """The settings in which the protocol of a stream, given by name, departs from the default one."""
     if spec in PUBLISHED_STREAMS:
         return dict(PUBLISHED_STREAMS[spec].defaults)
     kind = spec.partition(":")[0]

@@ -28,7 +28,7 @@ Result = TypeVar("Result")
 
 
 def join(device: str) -> None:
-    """Find the other processes that `torchrun` has started; does nothing without it, or a second time.
+    """Find the other processes that `torchrun` has started. Without it, or when called again, this does nothing.
 
     Args:
         device: as in the configuration; unless it is the CPU, each process of a machine takes a GPU of its own.
@@ -96,7 +96,7 @@ def barrier() -> None:
 
 @contextmanager
 def main_first() -> Iterator[None]:
-    """A block that the main process goes through before the others, which find on disk what it downloads."""
+    """A block that the main process runs before the others, so that they find on disk what it downloads."""
     if not is_main():
         barrier()
     yield
@@ -105,7 +105,7 @@ def main_first() -> Iterator[None]:
 
 
 def by_main(function: Callable[[], Result]) -> Result:
-    """What the main process says a function returns, for all of them; the others wait and do not call it.
+    """What a function returns in the main process, for all processes; the others wait and do not call it.
 
     Args:
         function: exchanges nothing itself; what it returns can be pickled.
@@ -178,7 +178,7 @@ class _Gathered(torch.autograd.Function):
 
 
 def sum_gradients(parameters: Iterable[Tensor]) -> None:
-    """Give every parameter the sum of its gradients in all processes; where none has one, it stays without.
+    """Give every parameter the sum of its gradients in all processes; if none has one, it stays without.
 
     Args:
         parameters: the same ones in the same order everywhere.
