@@ -175,8 +175,7 @@ class MoEBranch(nn.Module):
             self.routers.append(Router(self.width, state[name].shape[1]).to(self.hits.device))
 
     def drop_router(self, index: int) -> None:
-        """Remove the router of task `index`. What that task froze stays frozen, and counts as frozen by the task
-        before."""
+        """Remove the router of task `index`; what that task froze stays frozen, as if by the task before it."""
         del self.routers[index]
         self.frozen_by[self.frozen_by >= max(index, 1)] -= 1
 

@@ -123,9 +123,8 @@ class Learner:
         """Learn images of a task: a new task, or more images or classes of a known one.
 
         All or nothing: after an error the learner is what it was before. Once learned, the images are not needed any
-            more. One image in ten is not learned from (`learner/lessons.py`): the embeddings of this sample stay with
-            the learner, to see what later lessons do to the task, and to calibrate the selector of a method with
-            routes.
+        more. One image in ten is not learned from (`learner/lessons.py`): the embeddings of this sample stay with the
+        learner, to see what later lessons do to the task, and to calibrate the selector of a method with routes.
 
         Args:
             name: of the task.

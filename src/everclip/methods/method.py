@@ -296,8 +296,7 @@ class Method(nn.Module):
         return F.normalize(self.backbone.encode_image(pixels), dim=-1)
 
     def embed_each(self, pixels: Tensor, routes: Tensor) -> Tensor:
-        """As `embed`, but each image (B, 3, S, S) has the route of its own learned task: routes (B,), int64 on the
-        host."""
+        """As `embed`, but each image (B, 3, S, S) has a route (B,) of its own, of a learned task; int64 on the host."""
         embeddings = pixels.new_empty(len(pixels), self.backbone.embed_dim)
         for route in routes.unique().tolist():
             embeddings[routes == route] = self.embed(pixels[routes == route], route)
