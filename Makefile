@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 endif
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-all lint format
+.PHONY: setup demo test test-all test-numeric test-portable lint format
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -21,11 +21,28 @@ setup: $(READY)
 demo: $(READY)
 	$(BIN)/everclip demo
 
+FAST := $(BIN)/python -m pytest -q -m "not slow" -n auto --dist loadfile
+
 test: $(READY)
-	$(BIN)/python -m pytest -q -m "not slow" -n auto --dist loadfile
+	$(FAST)
 
 test-all: $(READY)
 	$(BIN)/python -m pytest -q
+
+# What computes with floats. The kernels of older processors round otherwise than the newest one's, and no test may care.
+NUMERIC := $(addprefix tests/,backbone engine functional layers learner methods selectors)
+
+test-numeric: $(READY)
+	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE $(FAST) $(NUMERIC)
+	ATEN_CPU_CAPABILITY=avx2 $(FAST) $(NUMERIC)
+
+test-portable: $(READY)
+	EVERCLIP_TEST_THREADS=1 $(FAST)
+	EVERCLIP_TEST_THREADS=2 $(FAST)
+	EVERCLIP_TEST_THREADS=1 ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE $(FAST)
+	EVERCLIP_TEST_THREADS=2 ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE $(FAST)
+	EVERCLIP_TEST_THREADS=1 ATEN_CPU_CAPABILITY=avx2 $(FAST)
+	EVERCLIP_TEST_THREADS=2 ATEN_CPU_CAPABILITY=avx2 $(FAST)
 
 lint: $(READY)
 	$(BIN)/ruff check .

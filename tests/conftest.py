@@ -14,9 +14,11 @@ from everclip.testing.lessons import Lessons, lessons_of
 from . import tiny
 from .golden_clip import golden_backbone
 
-# Tiny tensors gain nothing from threads, and several test processes side by side lose much by them.
-os.environ["OMP_NUM_THREADS"] = "1"
-torch.set_num_threads(1)
+# Tiny tensors gain nothing from threads, and several test processes side by side lose much by them. More of them show
+# that no result depends on their number.
+THREADS = int(os.environ.get("EVERCLIP_TEST_THREADS", "1"))
+os.environ["OMP_NUM_THREADS"] = str(THREADS)
+torch.set_num_threads(THREADS)
 
 
 class Golden:
@@ -41,7 +43,7 @@ def golden() -> Golden:
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     """Tiny models gain nothing from threads, and lose a factor of ten to them on a busy machine."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(scope="session", autouse=True)
