@@ -41,8 +41,8 @@ def golden() -> Golden:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    """Tiny models gain nothing from threads, and lose a factor of ten to them on a busy machine."""
+def _threads() -> None:
+    """In every process of the tests; whoever changes it puts it back."""
     torch.set_num_threads(THREADS)
 
 
