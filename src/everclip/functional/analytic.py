@@ -123,7 +123,8 @@ class Factor:
 
     def quadratic(self, rows: Tensor) -> Tensor:
         """xᵀ (A + λI)⁻¹ x of each row x: (N, M) → (N,). With A = G the leverage h of features x."""
-        return torch.linalg.solve_triangular(self._lower, rows.T, upper=False).square().sum(dim=0)
+        solved: Tensor = torch.linalg.solve_triangular(self._lower, rows.T, upper=False)
+        return solved.square().sum(dim=0)
 
 
 def leave_one_out(fitted: Tensor, leverage: Tensor, targets: Tensor) -> Tensor:

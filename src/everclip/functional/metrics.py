@@ -12,12 +12,11 @@ runs over its samples.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Array = NDArray[Any]
+Array = NDArray[np.float64]
 Metric = Callable[[Array], Array]
 """Any function from matrices (..., K, K) to figures (...), for example `transfer` or a partial of it."""
 
@@ -34,7 +33,8 @@ def transfer_per_dataset(A: ArrayLike) -> Array:
     A = _matrices(A)
     rows_before = np.arange(A.shape[-1], dtype=float)
     rows_before[0] = np.nan
-    return np.where(np.triu(np.ones(A.shape[-2:], dtype=bool), 1), A, 0.0).sum(-2) / rows_before
+    before: Array = np.where(np.triu(np.ones(A.shape[-2:], dtype=bool), 1), A, 0.0).sum(-2)
+    return before / rows_before
 
 
 def average_per_dataset(A: ArrayLike) -> Array:
@@ -42,7 +42,8 @@ def average_per_dataset(A: ArrayLike) -> Array:
 
     Source: ZSCL, ICCV 2023.
     """
-    return _matrices(A).mean(-2)
+    mean: Array = _matrices(A).mean(-2)
+    return mean
 
 
 def last_per_dataset(A: ArrayLike) -> Array:
@@ -61,7 +62,7 @@ def forgetting_per_dataset(A: ArrayLike) -> Array:
     """
     A = _matrices(A)
     learned = np.tri(A.shape[-1], dtype=bool)[:-1]
-    best = np.where(learned, A[..., :-1, :], -np.inf).max(-2, initial=-np.inf)
+    best: Array = np.where(learned, A[..., :-1, :], -np.inf).max(-2, initial=-np.inf)
     best[..., -1] = np.nan
     return best - A[..., -1, :]
 
@@ -117,13 +118,14 @@ def incremental(A: ArrayLike, sizes: ArrayLike, datasets: ArrayLike | None = Non
         raise ValueError(f"sizes has shape {sizes.shape}, expected one size per dataset, {A.shape[-1:]}")
     if datasets is not None:
         sizes = np.where(datasets, sizes, 0.0)
-    images = np.cumsum(sizes)
+    images: Array = np.cumsum(sizes)
     # A step that was not measured is NaN and stays so, but what the mask leaves out must not spread.
-    right = np.where(np.tri(A.shape[-1], dtype=bool) & (sizes > 0), A * sizes, 0.0).sum(-1)
-    return np.divide(right, images, out=np.full_like(right, np.nan), where=images > 0)
+    right: Array = np.where(np.tri(A.shape[-1], dtype=bool) & (sizes > 0), A * sizes, 0.0).sum(-1)
+    share: Array = np.divide(right, images, out=np.full_like(right, np.nan), where=images > 0)
+    return share
 
 
-def above_chance(zero_shot: ArrayLike, chance: ArrayLike, factor: float = 2.0) -> Array:
+def above_chance(zero_shot: ArrayLike, chance: ArrayLike, factor: float = 2.0) -> NDArray[np.bool_]:
     """Datasets the untouched model knows something of: `zero_shot >= factor * chance`, all (K,), in percent.
 
     Zero-shot ability can only be lost where there was some, so figures over these datasets are reported
@@ -225,7 +227,8 @@ def _mean(values: Array, defined: slice, datasets: ArrayLike | None) -> Array:
         chosen &= mask
     if not chosen.any():
         return np.full(values.shape[:-1], np.nan)[()]
-    return values[..., chosen].mean(-1)
+    mean: Array = values[..., chosen].mean(-1)
+    return mean
 
 
 def _correctness(correct: Sequence[ArrayLike]) -> list[Array]:

@@ -49,7 +49,7 @@ def fuse(old: Tensor, new: Tensor, b: float) -> Tensor:
     before, after = old.double(), new.double()
     if old.dim() == 1:
         return _mixed(before, after, b).to(new.dtype)
-    basis = torch.linalg.svd(before).U
+    basis: Tensor = torch.linalg.svd(before).U
     return (basis @ _mixed(basis.T @ before, basis.T @ after, b)).to(new.dtype)
 
 
