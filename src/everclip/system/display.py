@@ -4,9 +4,26 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class Step(Protocol):
+    """What a bar shows of a step of training."""
+
+    @property
+    def step(self) -> int:
+        """How many steps are done."""
+
+    @property
+    def loss(self) -> float:
+        """Of the latest batch."""
+
+    @property
+    def images_per_second(self) -> float:
+        """Of the latest steps."""
 
 
 class Display:
@@ -32,8 +49,8 @@ class Display:
             yield lambda done, total: progress.update(task, completed=done, total=total, visible=True)
 
     @contextlib.contextmanager
-    def training(self, what: str, total: int, done: int = 0) -> Iterator[Callable]:
-        """A bar for training steps; yields `advance(training.Progress)`."""
+    def training(self, what: str, total: int, done: int = 0) -> Iterator[Callable[[Step], None]]:
+        """A bar for training steps; yields `advance(step)`."""
         with self._progress(TextColumn("loss {task.fields[loss]:.3f}  {task.fields[speed]:.0f} images/s")) as progress:
             task = progress.add_task(what, total=total, completed=done, loss=float("nan"), speed=0.0)
             yield lambda now: progress.update(task, completed=now.step, loss=now.loss, speed=now.images_per_second)

@@ -118,7 +118,8 @@ def by_main(function: Callable[[], Result]) -> Result:
     box: list[Any] = [function() if is_main() else None]
     with _together():
         dist.broadcast_object_list(box)
-    return box[0]
+    said: Result = box[0]
+    return said
 
 
 # -- sharing out and putting together ----------------------------------------------------------------------------------
@@ -160,9 +161,9 @@ def gathered(rows: Tensor) -> Tensor:
 class _Gathered(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
-        counts = torch.zeros(world(), dtype=torch.int64)
-        counts[rank()] = len(rows)
-        counts = summed(counts).tolist()
+        own = torch.zeros(world(), dtype=torch.int64)
+        own[rank()] = len(rows)
+        counts = summed(own).tolist()
         start = sum(counts[: rank()])
         ctx.own = slice(start, start + len(rows))
         padded = rows.new_zeros(max(counts), *rows.shape[1:])  # all send as many rows
