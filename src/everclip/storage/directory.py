@@ -135,7 +135,8 @@ class Directory:
         """
         try:
             stored = json.loads((self.path / self.state).read_bytes())
-            body, digest = stored["state"], stored["sha256"]
+            body: dict[str, Any] = stored["state"]
+            digest = stored["sha256"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise self.damaged(self.state) from error
         if digest != body_digest(body):

@@ -20,6 +20,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import yaml
 from torch import Tensor
@@ -74,7 +75,7 @@ class State:
     optimizer: str | None = None
     stages: list[str | None] = field(default_factory=list)
     selector: str | None = None
-    learned: list[dict] = field(default_factory=list)
+    learned: list[dict[str, Any]] = field(default_factory=list)
     finished: bool = False
 
 
@@ -94,11 +95,11 @@ class RunDirectory(Directory):
 
     # -- configuration and events ----------------------------------------------------------------------------------
 
-    def write_config(self, config: Mapping) -> None:
+    def write_config(self, config: Mapping[str, Any]) -> None:
         """Write `config.yaml`."""
         self.write("config.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
 
-    def read_config(self) -> dict:
+    def read_config(self) -> dict[str, Any]:
         """Read `config.yaml`.
 
         Raises:
