@@ -45,10 +45,11 @@ class TrainingView:
 
     def __call__(self, pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """Crop and resize (H, W, 3) uint8 to (3, S, S) uint8."""
-        top, left, height, width = self.box(*pixels.shape[:2], random)
+        top, left, height, width = self.box(pixels.shape[0], pixels.shape[1], random)
         crop = Image.fromarray(pixels[top : top + height, left : left + width])
         resized = crop.resize((self.size, self.size), Image.Resampling.BICUBIC)
-        return np.asarray(resized).transpose(2, 0, 1)
+        channels_first: np.ndarray = np.asarray(resized).transpose(2, 0, 1)
+        return channels_first
 
 
 def training_batch(

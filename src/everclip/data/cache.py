@@ -99,12 +99,14 @@ def _cached(key: str, write: Callable[[BinaryIO], None]) -> np.ndarray:
         with written_atomically(path) if is_main() else open(os.devnull, "wb") as file:
             write(file)
         barrier()
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+    stored: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    return stored
 
 
 def _load(path: Path) -> np.ndarray | None:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        stored: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        return stored
     except Exception:
         # numpy parses the header as Python text, so broken bytes raise anything. Whatever is wrong, a
         # missing file included, the array is computed again.

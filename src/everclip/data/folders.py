@@ -109,6 +109,8 @@ def read_folder(path: str | Path, seed: int = 0, test_fraction: float = 0.2, lea
     for folder, count in zip(classes, np.bincount(images.labels, minlength=len(classes)), strict=True):
         if count == 0:
             raise InputError(f"the class folder {train_root / folder} has no image; add some or remove the folder")
+    train: ImageSource
+    test: ImageSource
     if divided and test_folder is not None:
         train, test = images, _read_test(root / test_folder, classes)
     else:

@@ -194,6 +194,7 @@ def labeled_images(
             f"images of type {type(given).__name__} can't be read; give a folder, a list of (image, class name) pairs, "
             "or a data set with classes."
         )
+    images: list[GivenImage] = []
     labels: list[int] = []
     names_of: dict[str, str] = {}
     numbers: dict[str, int] = {}
@@ -202,9 +203,10 @@ def labeled_images(
             raise InputError(f"item {index} of the list is no pair (image, class name), such as ('a.jpg', 'cat').")
         plain = plain_name(pair[1])
         names_of.setdefault(plain, pair[1].strip())
+        images.append(pair[0])
         labels.append(numbers.setdefault(plain, len(numbers)))
     if not names_of:
         raise InputError("the list of images is empty; give at least one (image, class name) pair.")
     check_class_names(tuple(names_of.values()), "the list of images", least=1)
-    source = GivenImages([image for image, _ in given], np.array(labels, dtype=np.int64))
+    source = GivenImages(images, np.array(labels, dtype=np.int64))
     return LabeledImages(source, tuple(names_of.values()), None)

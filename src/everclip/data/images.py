@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -62,7 +62,7 @@ class Images:
         key: hex hash of all pixels and shapes, to build the keys of what is computed from them.
     """
 
-    def __init__(self, source: ImageSource, index: dict, pixels: np.ndarray) -> None:
+    def __init__(self, source: ImageSource, index: dict[str, Any], pixels: np.ndarray) -> None:
         skipped = [position for position, _ in index["skipped"]]
         self._source = source
         self._kept = np.delete(np.arange(len(source)), skipped)
@@ -92,7 +92,7 @@ class ViewedImages(Images):
         pixels: (N, 3, S, S) uint8, memory-mapped and read-only.
     """
 
-    def __init__(self, source: ImageSource, index: dict, pixels: np.ndarray) -> None:
+    def __init__(self, source: ImageSource, index: dict[str, Any], pixels: np.ndarray) -> None:
         super().__init__(source, index, pixels)
         self.pixels = pixels.reshape(len(self), *self._shapes[0])
 
@@ -104,7 +104,7 @@ class ViewedImages(Images):
 class DecodedImages(Images):
     """Images of any size."""
 
-    def __init__(self, source: ImageSource, index: dict, pixels: np.ndarray) -> None:
+    def __init__(self, source: ImageSource, index: dict[str, Any], pixels: np.ndarray) -> None:
         super().__init__(source, index, pixels)
         self._ends = np.cumsum([math.prod(shape) for shape in self._shapes])
 
@@ -197,7 +197,7 @@ def _cached(
     transform: Callable[[Image.Image], np.ndarray],
     workers: int,
     progress: Progress | None,
-) -> tuple[dict, np.ndarray]:
+) -> tuple[dict[str, Any], np.ndarray]:
     """Return the index and the flat pixels of all images, from the cache file or by building it first."""
     if not len(source):
         raise InputError("there is no image to read; check that this part of the dataset is not empty")
@@ -216,7 +216,7 @@ def _cached(
     return stored
 
 
-def _open(path: Path) -> tuple[dict, np.ndarray] | None:
+def _open(path: Path) -> tuple[dict[str, Any], np.ndarray] | None:
     """Return the index and the flat pixels of a cache file, or None when it is absent or not intact."""
     try:
         with open(path, "rb") as file:
@@ -258,8 +258,8 @@ def _build(
                 skipped.append((position, result.reason))
             else:
                 content.update(struct.pack("<3Q", *result.shape))
-                content.update(result)
-                file.write(result)
+                content.update(result.data)
+                file.write(result.data)
                 shapes.append(result.shape)
             if progress is not None:
                 progress(position + 1, len(source))

@@ -81,9 +81,9 @@ class _Selection(ImageSource):
 
     def __init__(self, source: ImageSource, indices: np.ndarray, labels: np.ndarray) -> None:
         if isinstance(source, _Selection):
-            source, indices = source._source, source._indices[indices]
-        self._source = source
-        self._indices = indices
+            indices, source = source._indices[indices], source._source
+        self._source: ImageSource = source
+        self._indices: np.ndarray = indices
         self.labels = labels
 
     def name(self, index: int) -> str:

@@ -238,7 +238,8 @@ def _roundabout(canvas: Canvas, rng: _Rng) -> None:
     ground = _land(canvas, rng)
     _trees(canvas, rng, 25)
     asphalt, half, radius = near(rng, _ASPHALT, 7), rng.uniform(0.14, 0.2), rng.uniform(0.5, 0.62)
-    canvas.place(*rng.uniform(0.42, 0.58, 2), 0.5, rng.uniform(0, 360))
+    x, y = rng.uniform(0.42, 0.58, 2)
+    canvas.place(x, y, 0.5, rng.uniform(0, 360))
     for angle in np.radians([0, 90, 180, 270][: rng.integers(3, 5)]) + rng.uniform(-0.15, 0.15):
         far = 2 * np.array([np.cos(angle), np.sin(angle)])
         canvas.stroke([(0, 0), tuple(far)], asphalt, 2 * half)

@@ -44,7 +44,8 @@ def _shade(finish: str, color: Color, normal: np.ndarray, rng: np.random.Generat
         turn = np.tensordot(axis / np.linalg.norm(axis), normal, 1)
         stripe = np.sin(turn * rng.uniform(7, 12) + rng.uniform(0, 6)) > 0
         paint = np.where(stripe[..., None], np.float32(250), paint)
-    return bright[..., None] * paint + 255 * white[..., None]
+    lit: np.ndarray = bright[..., None] * paint + 255 * white[..., None]
+    return lit
 
 
 def _paint(finish: str, name: str, canvas: Canvas, rng: np.random.Generator) -> None:

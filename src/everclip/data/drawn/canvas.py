@@ -135,7 +135,9 @@ class Canvas:
     def _pixels(self, points: Points) -> list[float]:
         """The points in pixels, flat: [x0, y0, x1, y1, ...]."""
         if isinstance(points, np.ndarray):
-            return (points @ self._matrix.T + self._origin).ravel().tolist()
+            placed: np.ndarray = points @ self._matrix.T + self._origin
+            flat: list[float] = placed.ravel().tolist()
+            return flat
         # Most outlines have four corners: for those plain Python is several times quicker than an array.
         ((a, b), (c, d)), (left, top) = self._matrix.tolist(), self._origin.tolist()
         return [pixel for x, y in points for pixel in (a * x + b * y + left, c * x + d * y + top)]

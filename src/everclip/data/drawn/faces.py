@@ -170,12 +170,8 @@ def _paint(features: tuple[Feature, ...], skin: Color | None, canvas: Canvas, rn
     canvas.fill(wall)
     canvas.clouds(rng, near(rng, wall, 50), cells=2)
     canvas.clutter(rng, mix(wall, WHITE, 0.5), most=3)
-    canvas.place(
-        *rng.uniform([0.42, 0.5], [0.58, 0.6]),
-        rng.uniform(0.28, 0.38),
-        rng.uniform(-14, 14),
-        rng.uniform(0.9, 1.12),
-    )
+    x, y = rng.uniform([0.42, 0.5], [0.58, 0.6])
+    canvas.place(x, y, rng.uniform(0.28, 0.38), rng.uniform(-14, 14), rng.uniform(0.9, 1.12))
     ink = mix(tone(rng, hue=(0.02, 0.1), value=(0.15, 0.3)), BLACK, rng.uniform(0, 0.7))
     face = tone(rng, hue=(0.09, 0.165), saturation=(0.4, 0.95), value=(0.88, 1.0)) if skin is None else near(rng, skin)
     canvas.ellipse(0, 0, 1.06, fill=mix(face, BLACK, rng.uniform(0.15, 0.5)))

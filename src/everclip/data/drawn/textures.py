@@ -25,7 +25,8 @@ Field = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
 
 
 def _wrapped(x: np.ndarray) -> np.ndarray:
-    return x - np.floor(x)
+    rest: np.ndarray = x - np.floor(x)
+    return rest
 
 
 def _patterned(field: Field, cycles: Span, canvas: Canvas, rng: np.random.Generator) -> None:
@@ -47,7 +48,8 @@ def _stripes(along_u: float, along_v: float, u: np.ndarray, v: np.ndarray, rng: 
 
 
 def _checkers(u: np.ndarray, v: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return (np.floor(u) + np.floor(v)) % 2
+    odd: np.ndarray = (np.floor(u) + np.floor(v)) % 2
+    return odd
 
 
 def _dots(u: np.ndarray, v: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -70,18 +72,21 @@ def _honeycomb(u: np.ndarray, v: np.ndarray, rng: np.random.Generator) -> np.nda
     near_a = np.abs(_wrapped(u) - 0.5), np.abs(_wrapped(v / high) - 0.5) * high
     near_b = np.abs(_wrapped(u + 0.5) - 0.5), np.abs(_wrapped(v / high + 0.5) - 0.5) * high
     edge_a, edge_b = (np.maximum(x, 0.5 * x + 0.5 * high * y) for x, y in (near_a, near_b))
-    return np.minimum(edge_a, edge_b) > rng.uniform(0.38, 0.44)
+    edge: np.ndarray = np.minimum(edge_a, edge_b)
+    return edge > rng.uniform(0.38, 0.44)
 
 
 def _grid(u: np.ndarray, v: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     width = rng.uniform(0.12, 0.25)
-    return np.minimum(_wrapped(u), _wrapped(v)) < width
+    edge: np.ndarray = np.minimum(_wrapped(u), _wrapped(v))
+    return edge < width
 
 
 def _plaid(u: np.ndarray, v: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     wide, thin = rng.uniform(0.35, 0.55), rng.uniform(0.06, 0.12)
     bands = [0.42 * (_wrapped(x) < wide) + 0.35 * (np.abs(_wrapped(x) - 0.8) < thin) for x in (u, v)]
-    return np.minimum(bands[0] + bands[1], 1)
+    woven: np.ndarray = np.minimum(bands[0] + bands[1], 1)
+    return woven
 
 
 def _circles(u: np.ndarray, v: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -170,7 +175,8 @@ def _leopard(canvas: Canvas, rng: np.random.Generator) -> None:
         x, y = (np.array([cell % (count + 1), cell // (count + 1)]) + rng.uniform(-0.32, 0.32, 2)) / count
         canvas.place(x, y, rng.uniform(0.32, 0.44) / count, rng.uniform(0, 360), rng.uniform(0.7, 1.4))
         canvas.polygon(rng.uniform(0.75, 1.05, (11, 1)) * regular(11), (45, 28, 15))
-        canvas.ellipse(*rng.uniform(-0.25, 0.25, 2), 0.5, fill=patch)
+        x, y = rng.uniform(-0.25, 0.25, 2)
+        canvas.ellipse(x, y, 0.5, fill=patch)
         canvas.stroke([(0, 0), (1.2, rng.uniform(-0.3, 0.3))], gap, 0.35)
 
 

@@ -112,10 +112,12 @@ def open_published(
         file, images = published.coop
         parts = read_coop(folder / file, folder / images)
         names = _spaced(parts.class_names)
-        return ImageFolder(published.name, names, published.templates, parts.train, parts.test)
-    parts = published.parts(folder)
-    train, test = (parts.train, parts.test) if parts.test is not None else read_split(folder, parts.train)
-    names = published.class_names or (_spaced(parts.class_names) if published.spaced else parts.class_names)
+    else:
+        parts = published.parts(folder)
+        names = published.class_names or (_spaced(parts.class_names) if published.spaced else parts.class_names)
+    train, test = parts.train, parts.test
+    if test is None:
+        train, test = read_split(folder, parts.train)
     return ImageFolder(published.name, names, published.templates, train, test)
 
 
@@ -141,8 +143,8 @@ _PROMPTS = json.loads((files("everclip.data.published") / "prompts.json").read_t
 
 def _mtil(name: str, classes: int, train: int, test: int, read: Reader, **more: Any) -> Published:
     prompts = _PROMPTS[name]
-    names = {"class_names": tuple(prompts.get("classes", ())), "templates": tuple(prompts["templates"])}
-    return Published(name, classes, train, test, read, **names, **more)
+    class_names, templates = tuple(prompts.get("classes", ())), tuple(prompts["templates"])
+    return Published(name, classes, train, test, read, class_names=class_names, templates=templates, **more)
 
 
 _CARS_BY_HAND = (

@@ -7,11 +7,12 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import cast
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from torch.utils.data import random_split
+from torch.utils.data import Dataset, random_split
 
 from everclip.data.folders import FolderImages
 from everclip.data.published.readers import Parts
@@ -49,7 +50,8 @@ def write_split(folder: Path, images: ImageSource) -> None:
         images: N files below it, in an order that is the same everywhere.
     """
     sizes = [train_size(len(images)), len(images) - train_size(len(images))]
-    drawn, _ = random_split(range(len(images)), sizes, generator=torch.Generator().manual_seed(SPLIT_SEED))
+    places = cast("Dataset[int]", range(len(images)))  # a length is all that is asked of it
+    drawn, _ = random_split(places, sizes, generator=torch.Generator().manual_seed(SPLIT_SEED))
     train = sorted(drawn.indices)
     split = _Split(seed=SPLIT_SEED, files=_list_sha256(folder, images), train=train, train_sha256=_sha256(train))
     write_atomic(folder / SPLIT_FILE, split.model_dump_json() + "\n")
