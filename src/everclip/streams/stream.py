@@ -217,7 +217,6 @@ def build_stream(
 
 
 def _reduced(dataset: Dataset, side: int) -> Dataset:
-    splits = {name: getattr(dataset, name) for name in ("train", "test")}
-    if not all(isinstance(part, ImageSource) for part in splits.values()):
+    if not (isinstance(dataset.train, ImageSource) and isinstance(dataset.test, ImageSource)):
         raise InputError(f"resolution={side} reduces images, but '{dataset.name}' holds embeddings; leave it out.")
-    return replace(dataset, **{name: Reduced(part, side) for name, part in splits.items()})
+    return replace(dataset, train=Reduced(dataset.train, side), test=Reduced(dataset.test, side))
