@@ -11,13 +11,13 @@ import copy
 import difflib
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import open_clip
 import torch
@@ -26,6 +26,7 @@ from open_clip.transformer import text_global_pool
 from PIL import Image
 from torch import Tensor, nn
 
+from everclip.backbone.foreign import OpenClip, TextTower, Tokenizer
 from everclip.backbone.tokens import output_tokens
 from everclip.errors import EverclipError, InputError
 
@@ -52,7 +53,7 @@ class View:
         return f"{self.size}-{self.interpolation}-{self.resize_mode}-{self.fill_color}"
 
     @cached_property
-    def _transforms(self) -> list:
+    def _transforms(self) -> list[Callable[[Image.Image], Image.Image]]:
         config = PreprocessCfg(
             size=self.size,
             interpolation=self.interpolation,
@@ -62,7 +63,8 @@ class View:
             std=self.std,
         )
         # open_clip's own pipeline without its last two steps (to float, normalize): those belong on the device.
-        return image_transform_v2(config, is_train=False).transforms[:-2]
+        steps: list[Callable[[Image.Image], Image.Image]] = image_transform_v2(config, is_train=False).transforms
+        return steps[:-2]
 
     def __call__(self, image: Image.Image) -> Image.Image:
         """Resize and crop an RGB image to (S, S), exactly as open_clip's evaluation transform does."""
@@ -82,9 +84,12 @@ class Backbone(nn.Module):
             features come back as float32.
     """
 
-    def __init__(self, model: nn.Module, tokenizer, name: str, precision: Precision = "float32") -> None:
+    _mean: Tensor
+    _std: Tensor
+
+    def __init__(self, model: nn.Module, tokenizer: Tokenizer, name: str, precision: Precision = "float32") -> None:
         super().__init__()
-        self.model = model
+        self.model = cast(OpenClip, model)
         self.tokenizer = tokenizer
         self.name = name
         self.precision = precision
@@ -147,9 +152,9 @@ class Backbone(nn.Module):
     @property
     def embed_dim(self) -> int:
         """Width D of the joint embedding space."""
-        visual = self.model.visual
-        if hasattr(visual, "output_dim"):
-            return int(visual.output_dim)
+        width = getattr(self.model.visual, "output_dim", None)
+        if width is not None:
+            return int(width)
         with torch.no_grad():
             return self.encode_image(self._mean.new_zeros(1, 3, self.view.size, self.view.size)).shape[-1]
 
@@ -158,7 +163,7 @@ class Backbone(nn.Module):
         """s = exp(logit_scale), the inverse temperature of the logits; never trained."""
         return self.model.logit_scale.detach().float().exp().reshape(())
 
-    def autocast(self) -> AbstractContextManager:
+    def autocast(self) -> AbstractContextManager[object]:
         """What `precision` asks for."""
         if self.precision == "float32":
             return nullcontext()
@@ -197,7 +202,7 @@ class Backbone(nn.Module):
             text = self.text_tower
             eot = self.eot_position(tokens)
             length = int(eot.max()) + 1
-            x = text.token_embedding(tokens[:, :length]) + text.positional_embedding[:length]
+            x: Tensor = text.token_embedding(tokens[:, :length]) + text.positional_embedding[:length]
             x = text.transformer(x, attn_mask=text.attn_mask[:length, :length])
             return self.pooled_text(x, eot)
 
@@ -216,7 +221,8 @@ class Backbone(nn.Module):
         text = self.text_tower
         positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
         eos = getattr(text, "text_eos_id", getattr(text, "eos_id", None))
-        return text_global_pool(positions, tokens, _pool_type(text), eos_token_id=eos)
+        pooled: Tensor = text_global_pool(positions, tokens, _pool_type(text), eos_token_id=eos)
+        return pooled
 
     def tokenize(self, texts: list[str]) -> Tensor:
         """Strings → token ids (P, context) on the model's device.
@@ -240,9 +246,9 @@ class Backbone(nn.Module):
     # -- structure -----------------------------------------------------------------------------------------------
 
     @property
-    def text_tower(self) -> nn.Module:
+    def text_tower(self) -> TextTower:
         """The module that holds token embedding, transformer, final norm and projection of the text side."""
-        return self.model.get_submodule(self._text_holder)
+        return cast(TextTower, self.model.get_submodule(self._text_holder))
 
     @property
     def text_can_be_cut(self) -> bool:
@@ -319,10 +325,10 @@ def quiet_libraries() -> Iterator[None]:
 
 
 def _pool_type(text: nn.Module) -> str:
-    return getattr(text, "text_pool_type", None) or getattr(text, "pool_type", "")
+    return getattr(text, "text_pool_type", "") or getattr(text, "pool_type", "")
 
 
-def _resolve(name: str) -> tuple[str, dict]:
+def _resolve(name: str) -> tuple[str, dict[str, Any]]:
     """A backbone name → what open_clip's factory takes: (model name, keyword arguments)."""
     if name == EMBEDDED:
         return f"local-dir:{files('everclip') / 'embedded'}", {}

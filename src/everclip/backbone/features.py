@@ -17,7 +17,7 @@ from torch import Tensor
 
 from everclip.backbone.clip import Backbone
 from everclip.backbone.prompts import class_tokens, encode_classes, encode_texts
-from everclip.data import Images, LabeledEmbeddings, cache_key, embedding_cache, streamed_cache
+from everclip.data import Images, LabeledEmbeddings, ViewedImages, cache_key, embedding_cache, streamed_cache
 from everclip.errors import InputError
 from everclip.system.processes import gathered, share, world
 
@@ -40,7 +40,7 @@ class FrozenImages:
         features: embeddings (N, D) or output tokens (N, T, D), float32, un-normalized; memory-mapped where cached.
     """
 
-    data: Images | LabeledEmbeddings
+    data: ViewedImages | LabeledEmbeddings
     features: np.ndarray
 
     def __len__(self) -> int:
@@ -70,7 +70,9 @@ class FrozenImages:
 
 
 @torch.no_grad()
-def embed_images(images: Images, encode: Callable[[Tensor], Tensor], backbone: Backbone, rows=None) -> Tensor:
+def embed_images(
+    images: ViewedImages, encode: Callable[[Tensor], Tensor], backbone: Backbone, rows: np.ndarray | None = None
+) -> Tensor:
     """Encode evaluation views in batches: Images (N, 3, S, S) → (N, D) on the CPU; `rows` picks some of them."""
 
     def encoded(part: np.ndarray) -> Tensor:
@@ -80,7 +82,9 @@ def embed_images(images: Images, encode: Callable[[Tensor], Tensor], backbone: B
 
 
 @torch.no_grad()
-def embed_features(frozen: FrozenImages, encode: Callable[[Tensor], Tensor], backbone: Backbone, rows=None) -> Tensor:
+def embed_features(
+    frozen: FrozenImages, encode: Callable[[Tensor], Tensor], backbone: Backbone, rows: np.ndarray | None = None
+) -> Tensor:
     """As `embed_images`, from frozen features instead of pixels."""
 
     def encoded(part: np.ndarray) -> Tensor:
@@ -107,7 +111,7 @@ class FrozenFeatures:
         # Whoever asks with labels of his own at every image must not fill the memory.
         self._classes = lru_cache(CLASS_LISTS)(self._encoded)
 
-    def images(self, data: Images | LabeledEmbeddings) -> Tensor:
+    def images(self, data: ViewedImages | LabeledEmbeddings) -> Tensor:
         """Un-normalized image features (N, D), float32 on the CPU; read from the cache where it has them.
 
         Raises:
@@ -115,7 +119,7 @@ class FrozenFeatures:
         """
         return torch.from_numpy(np.array(self._embeddings(data)))
 
-    def frozen(self, data: Images | LabeledEmbeddings, feed: Feed) -> FrozenImages:
+    def frozen(self, data: ViewedImages | LabeledEmbeddings, feed: Feed) -> FrozenImages:
         """Images as embeddings or output tokens, memory-mapped from the cache; computed where it has none.
 
         Raises:
@@ -123,7 +127,7 @@ class FrozenFeatures:
         """
         return FrozenImages(data, self._tokens(data) if feed == "tokens" else self._embeddings(data))
 
-    def _embeddings(self, data: Images | LabeledEmbeddings) -> np.ndarray:
+    def _embeddings(self, data: ViewedImages | LabeledEmbeddings) -> np.ndarray:
         width = self.backbone.embed_dim
         if isinstance(data, LabeledEmbeddings):
             if data.embeddings.shape[1] != width:
@@ -135,7 +139,7 @@ class FrozenFeatures:
         encode = self.backbone.encode_image
         return embedding_cache(self._key(data), lambda: embed_images(data, encode, self.backbone).numpy())
 
-    def _tokens(self, data: Images | LabeledEmbeddings) -> np.ndarray:
+    def _tokens(self, data: ViewedImages | LabeledEmbeddings) -> np.ndarray:
         """(N, T, D): much larger than the images themselves, so it never stands in memory as a whole."""
         if isinstance(data, LabeledEmbeddings):
             raise InputError("precomputed embeddings have no output tokens; give images, or choose another method.")
@@ -145,7 +149,7 @@ class FrozenFeatures:
         tokens = (embed_images(data, encode, self.backbone, rows).numpy() for rows in parts)
         return streamed_cache(self._key(data, "tokens"), len(data), lambda: tokens)
 
-    def _key(self, data: Images, *what: str) -> str:
+    def _key(self, data: ViewedImages, *what: str) -> str:
         backbone = self.backbone
         return cache_key(backbone.digest, backbone.view.key, backbone.precision, backbone.device.type, data.key, *what)
 

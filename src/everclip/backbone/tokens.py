@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from everclip.backbone.foreign import TimmTower, VisionTransformer
 from everclip.errors import InputError
 
 
@@ -30,9 +32,11 @@ def output_tokens(visual: nn.Module, encode: Callable[[Tensor], Tensor], pixels:
     """
     trunk = getattr(visual, "trunk", None)
     if hasattr(visual, "ln_post"):  # open_clip's own
-        last, project = visual.attn_pool or visual.transformer, _projection(visual)
+        own = cast(VisionTransformer, visual)
+        last, project = own.attn_pool or own.transformer, _projection(own)
     elif hasattr(trunk, "num_prefix_tokens") and hasattr(trunk, "fc_norm"):  # timm's
-        last, project = trunk.norm, _pooling(visual)
+        timm = cast(TimmTower, visual)
+        last, project = timm.trunk.norm, _pooling(timm)
     else:
         raise InputError(
             f"the image tower of '{name}' is no vision transformer and has no output tokens; take another backbone."
@@ -46,15 +50,15 @@ def output_tokens(visual: nn.Module, encode: Callable[[Tensor], Tensor], pixels:
     return torch.cat([embedding[:, None], project(seen[0])], dim=1)
 
 
-def _projection(visual: nn.Module) -> Callable[[Tensor], Tensor]:
+def _projection(visual: VisionTransformer) -> Callable[[Tensor], Tensor]:
     def project(tokens: Tensor) -> Tensor:
-        patches = visual.ln_post(tokens[:, 1:])
+        patches: Tensor = visual.ln_post(tokens[:, 1:])
         return patches if visual.proj is None else patches @ visual.proj
 
     return project
 
 
-def _pooling(visual: nn.Module) -> Callable[[Tensor], Tensor]:
+def _pooling(visual: TimmTower) -> Callable[[Tensor], Tensor]:
     trunk = visual.trunk
 
     def project(tokens: Tensor) -> Tensor:
@@ -62,6 +66,7 @@ def _pooling(visual: nn.Module) -> Callable[[Tensor], Tensor]:
         alone = patches.flatten(0, 1)
         if trunk.attn_pool is not None:
             alone = trunk.attn_pool(alone[:, None])
-        return visual.head(trunk.head(trunk.fc_norm(alone))).unflatten(0, patches.shape[:2])
+        pooled: Tensor = visual.head(trunk.head(trunk.fc_norm(alone))).unflatten(0, patches.shape[:2])
+        return pooled
 
     return project
