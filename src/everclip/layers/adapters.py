@@ -26,7 +26,8 @@ class LinearAdapter(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Embeddings (B, D) → (B, D)."""
-        return self.linear(z)
+        adapted: Tensor = self.linear(z)
+        return adapted
 
 
 class AttentionAdapter(nn.Module):
@@ -56,4 +57,5 @@ class AttentionAdapter(nn.Module):
         x = nn.functional.normalize(tokens, dim=-1) * tokens.shape[-1] ** 0.5
         asked = self.query(x[:, 0]) @ self.key.weight  # W_kᵀ q
         weights = torch.softmax(torch.einsum("btd,bd->bt", x, asked) / x.shape[-1] ** 0.5, dim=1)
-        return x[:, 0] + self.value(torch.einsum("bt,btd->bd", weights, x))
+        adapted: Tensor = x[:, 0] + self.value(torch.einsum("bt,btd->bd", weights, x))
+        return adapted

@@ -82,7 +82,8 @@ class PromptContext(nn.Module):
         """Token ids of words, without what stands before and after every text."""
         tokens, empty = backbone.tokenize([words, ""])
         length = int((tokens != self._padding).sum() - (empty != self._padding).sum())
-        return tokens[self.first : self.first + length]
+        plain: Tensor = tokens[self.first : self.first + length]
+        return plain
 
     def _put(self, module: nn.Module, inputs: tuple[Tensor, ...], embedded: Tensor) -> Tensor:
         vectors = self.vectors.to(embedded.dtype).expand(len(embedded), -1, -1)
@@ -168,7 +169,8 @@ def _both(
 
     def finished(part: Tensor, seen: Tensor) -> Tensor:
         part = part + block.ls_1(attention.out_proj(seen))
-        return part + block.ls_2(block.mlp(block.ln_2(part)))
+        part = part + block.ls_2(block.mlp(block.ln_2(part)))
+        return part
 
     query, key, value = by_head(projected(start))
     mixed = projected(x)

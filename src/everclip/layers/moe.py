@@ -6,8 +6,9 @@ Attn(LN1(x)) a block returns h + MLP(LN2(h)) + MoE(h): the branch reads the un-n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -51,7 +52,8 @@ def smooth_load(logits: Tensor, noise_std: Tensor, k: int, noise: Tensor) -> Ten
     largest = noisy.topk(k + 1, dim=1).values
     inside = noisy > largest[:, k : k + 1]
     threshold = torch.where(inside, largest[:, k : k + 1], largest[:, k - 1 : k])
-    return torch.special.ndtr((logits - threshold) / noise_std).sum(dim=0)
+    kept: Tensor = torch.special.ndtr((logits - threshold) / noise_std)
+    return kept.sum(dim=0)
 
 
 def squared_variation(values: Tensor) -> Tensor:
@@ -90,6 +92,19 @@ class Routes:
         return cls(None if len(routed) == len(route) else routed.to(device), tasks.to(device) if one is None else one)
 
 
+M = TypeVar("M", bound=nn.Module)
+
+
+class ModulesOf(nn.ModuleList, Generic[M]):
+    """An `nn.ModuleList` whose type says what is in it."""
+
+    if TYPE_CHECKING:
+
+        def __iter__(self) -> Iterator[M]: ...
+
+        def __getitem__(self, index: int) -> M: ...  # type: ignore[override]  # nobody takes a slice of one
+
+
 class Expert(nn.Module):
     """Bottleneck adapter: Linear(d → r) → ReLU → dropout → Linear(r → d), times `scale` (applied by the branch).
 
@@ -112,6 +127,9 @@ class Router(nn.Module):
         allowed: (E,) bool; experts outside are never selected (strict mode seals a task on its frozen experts).
         lead: (E,) added to the logits, never trained; zero unless some experts are to be preferred from the start.
     """
+
+    allowed: Tensor
+    lead: Tensor
 
     def __init__(self, width: int, experts: int) -> None:
         super().__init__()
@@ -142,12 +160,15 @@ class MoEBranch(nn.Module):
         hits: (E,) int64, samples of the current task that selected each expert in training.
     """
 
+    frozen_by: Tensor
+    hits: Tensor
+
     def __init__(self, width: int, bottleneck: int, top_k: int, scale: float, dropout: float) -> None:
         super().__init__()
         self.width, self.bottleneck, self.top_k = width, bottleneck, top_k
         self.scale, self.dropout = scale, dropout
-        self.experts = nn.ModuleList()
-        self.routers = nn.ModuleList()
+        self.experts: ModulesOf[Expert] = ModulesOf()
+        self.routers: ModulesOf[Router] = ModulesOf()
         self.register_buffer("frozen_by", torch.zeros(0, dtype=torch.int64))
         self.register_buffer("hits", torch.zeros(0, dtype=torch.int64))
         self.used: Tensor | None = None
@@ -167,7 +188,7 @@ class MoEBranch(nn.Module):
 
     def make_room(self, state: Mapping[str, Tensor]) -> None:
         """Have as many experts and routers as a state of this branch; only the last router is still trained."""
-        self.experts, self.routers = nn.ModuleList(), nn.ModuleList()
+        self.experts, self.routers = ModulesOf(), ModulesOf()
         self.frozen_by, self.hits = self.frozen_by[:0], self.hits[:0]
         self.add_experts(len(state["frozen_by"]))
         while (name := f"routers.{len(self.routers)}.gate") in state:
@@ -229,7 +250,7 @@ class MoEBranch(nn.Module):
         logits, level = self.routers[routes.task](c)
         noise = draw_noise(logits) if self.training else None
         gates, experts = noisy_top_k(logits, level, self.top_k, noise)
-        if self.training:
+        if noise is not None:
             self._count(experts)
             if self.balanced:
                 self._weigh(logits, level, noise, gates, experts)
