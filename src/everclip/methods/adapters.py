@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -31,7 +31,7 @@ class LinearAdapterMethod(ImageAdapter):
     summary = "a matrix on the frozen image embedding, with parameter retention and replay"
     paper = PAPER
     Config = LinearAdapterConfig
-    defaults: ClassVar[dict] = Retained.defaults | {"epochs": 60}
+    defaults: ClassVar[dict[str, Any]] = Retained.defaults | {"epochs": 60}
 
     def __init__(self, backbone: Backbone, config: LinearAdapterConfig, features: FrozenFeatures | None = None) -> None:
         super().__init__(backbone, config, features)
@@ -39,7 +39,8 @@ class LinearAdapterMethod(ImageAdapter):
 
     def image_side(self, inputs: Tensor) -> Tensor:
         """Embeddings (B, D) → adapted (B, D)."""
-        return self.adapter(self.original(inputs))
+        adapted: Tensor = self.adapter(self.original(inputs))
+        return adapted
 
 
 class AttentionAdapterConfig(RetainedConfig):
@@ -84,4 +85,5 @@ class AttentionAdapterMethod(ImageAdapter):
 
     def image_side(self, inputs: Tensor) -> Tensor:
         """Tokens (B, T, D), or embeddings (B, D), → adapted embeddings (B, D)."""
-        return self.adapter(inputs if inputs.dim() == 3 else inputs[:, None])
+        adapted: Tensor = self.adapter(inputs if inputs.dim() == 3 else inputs[:, None])
+        return adapted

@@ -59,7 +59,7 @@ class Analytic(JointClassifier):
     **Answer.** p(c|x) = p_zs(c|x) for classes that are not learned. Learned classes share the rest in proportion to
     softmax(τ · score + α · zero-shot logit); τ, α ≥ 0 minimize the cross-entropy on the left-out images.
 
-    Subclasses say what a task leaves behind (`remember`, `memorized`), how it is solved (`fits`: a solution holds
+    Subclasses say what a task leaves behind (`add`, `memorized`), how it is solved (`fits`: a solution holds
     `weights` with a column per learned class) and what the solution says of an image (`scores`). The sealed state of a
     task is what it left behind. The working state is the solution, so that a restored learner answers at once.
 
@@ -68,6 +68,7 @@ class Analytic(JointClassifier):
     """
 
     Config = AnalyticConfig
+    config: AnalyticConfig
     trains = False
     closed_form = True
     promises = JointClassifier.promises | {"order_free"}
@@ -102,9 +103,9 @@ class Analytic(JointClassifier):
             raise InputError(
                 "images can be accumulated only between begin_task and solve; begin the task (again) first."
             )
-        self.remember(F.normalize(features.float().cpu(), dim=-1), labels.cpu())
+        self.add(F.normalize(features.float().cpu(), dim=-1), labels.cpu())
 
-    def remember(self, x: Tensor, labels: Tensor) -> None:
+    def add(self, x: Tensor, labels: Tensor) -> None:
         """Add normalized embeddings (B, D) to the statistics and to the calibration sample."""
         mapped = self.mapped(x)
         if self._accumulated is None:

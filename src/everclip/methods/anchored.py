@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor
@@ -25,6 +25,12 @@ class Anchored(FullModel):
 
     needs_start = True
     start: Sequence[Tensor] | None = None
+
+    @property
+    def anchors(self) -> Sequence[Tensor]:
+        """`start`, while a task is learned."""
+        assert self.start is not None, "no task is being learned"
+        return self.start
 
     def begin_task(self, task: TaskInfo) -> None:
         """Remember where the task starts."""
@@ -52,13 +58,15 @@ class WeightConsolidation(Anchored):
     summary = "finetuning that pulls the weights back to where the task started"
     paper = "baseline of ZSCL, Zheng et al. 2023, arXiv 2303.06628"
     Config = WeightConsolidationConfig
-    defaults: ClassVar[dict] = FullModel.defaults | {"consolidation": 0.1}  # published for steps a twentieth as long
+    config: WeightConsolidationConfig
+    # Published for steps a twentieth as long.
+    defaults: ClassVar[dict[str, Any]] = FullModel.defaults | {"consolidation": 0.1}
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """L_wc beside what is inherited, unless its weight is 0."""
         terms = super().terms(batch)
         if self.config.consolidation:
-            terms["wc"] = self.config.consolidation * weight_drift(self.weights.values(), self.start)
+            terms["wc"] = self.config.consolidation * weight_drift(self.weights.values(), self.anchors)
         return terms
 
 
@@ -80,6 +88,7 @@ class WiSEFT(Anchored):
     summary = "finetuning, interpolated after each task with the weights before it"
     paper = "Wortsman et al. 2022, arXiv 2109.01903; as baseline of ZSCL, arXiv 2303.06628"
     Config = WiSEFTConfig
+    config: WiSEFTConfig
 
     def __init__(self, backbone: Backbone, config: WiSEFTConfig, features: FrozenFeatures | None = None) -> None:
         super().__init__(backbone, config, features)
@@ -88,7 +97,7 @@ class WiSEFT(Anchored):
     def end_task(self) -> None:
         """Go back a part of the way."""
         weights = self.weights.values()
-        assign(weights, interpolated(weights, self.start, self.config.new_share))
+        assign(weights, interpolated(weights, self.anchors, self.config.new_share))
         self._blend = None
         super().end_task()
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from everclip.backbone.features import embed_images
 from everclip.backbone.prompts import class_tokens, encode_texts, random_sentences
-from everclip.data import Images
+from everclip.data import ViewedImages
 from everclip.functional.distillation import distillation
 from everclip.methods.full_model import FullModel
 from everclip.methods.method import Batch, PromptedConfig
@@ -50,9 +50,10 @@ class Distilled(FullModel):
     L_img = KD(R0, R), L_txt = KD(R0ᵀ, Rᵀ). Subclasses say which images, which texts and which teacher.
     """
 
+    config: DistilledConfig
     needs_start = True
 
-    def reference_images(self, task: TaskInfo) -> Images | None:
+    def reference_images(self, task: TaskInfo) -> ViewedImages | None:
         """Images to distill on while a task trains; None where there are none."""
         raise NotImplementedError
 
@@ -121,7 +122,7 @@ class LwF(Distilled):
     paper = "Li and Hoiem 2016, arXiv 1606.09282; as baseline of ZSCL, arXiv 2303.06628"
     Config = DistilledConfig
 
-    def reference_images(self, task: TaskInfo) -> Images:
+    def reference_images(self, task: TaskInfo) -> ViewedImages:
         """The task's training images under the evaluation view."""
         return self.sources.views({task: None})
 
@@ -143,6 +144,7 @@ class LwFVR(LwF):
     summary = "distills on the task's own images and random sentences from the model before the task"
     paper = "Ding et al. 2022, arXiv 2207.09248; as baseline of ZSCL, arXiv 2303.06628"
     Config = LwFVRConfig
+    config: LwFVRConfig
 
     def reference_tokens(self, task: TaskInfo) -> Tensor:
         """Random sentences."""

@@ -7,7 +7,7 @@ them.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,8 @@ class FullModel(Method):
     """All weights but logit_scale are trained with CE_ε over the class prompts of the batch's task."""
 
     Config = PromptedConfig
-    defaults: ClassVar[dict] = {"lr": 2e-4}
+    config: PromptedConfig
+    defaults: ClassVar[dict[str, Any]] = {"lr": 2e-4}
 
     def __init__(self, backbone: Backbone, config: PromptedConfig, features: FrozenFeatures | None = None) -> None:
         super().__init__(backbone, config, features)
@@ -111,7 +112,7 @@ class Separate(FullModel):
     name = "separate"
     summary = "one whole model per task, each from the original CLIP; an upper bound"
     paper = "per-task upper bound of ZSCL, Zheng et al. 2023, arXiv 2303.06628"
-    defaults: ClassVar[dict] = FullModel.defaults | {"selector": "oracle"}
+    defaults: ClassVar[dict[str, Any]] = FullModel.defaults | {"selector": "oracle"}
     routed = True
     upper_bound = True
     promises = frozenset({"zero_shot_kept", "finished_tasks_constant"})

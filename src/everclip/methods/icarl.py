@@ -15,7 +15,7 @@ from torch import Tensor
 
 from everclip.backbone import Backbone
 from everclip.backbone.features import FrozenFeatures, embed_images
-from everclip.data import Images
+from everclip.data import ViewedImages
 from everclip.errors import InputError
 from everclip.functional.herding import herd, quota
 from everclip.methods.distilled import Distilled, DistilledConfig, Teacher, prompts_of
@@ -48,6 +48,7 @@ class ICaRL(Distilled):
     summary = "keeps exemplars of earlier tasks and distills on them from the model before the task"
     paper = "Rebuffi et al. 2017, arXiv 1611.07725; as baseline of ZSCL, arXiv 2303.06628"
     Config = ICaRLConfig
+    config: ICaRLConfig
 
     def __init__(self, backbone: Backbone, config: ICaRLConfig, features: FrozenFeatures | None = None) -> None:
         super().__init__(backbone, config, features)
@@ -58,7 +59,7 @@ class ICaRL(Distilled):
         """As configured."""
         return self.config.teacher
 
-    def reference_images(self, task: TaskInfo) -> Images | None:
+    def reference_images(self, task: TaskInfo) -> ViewedImages | None:
         """The exemplars; the first task has none."""
         if not self.memory:
             return None

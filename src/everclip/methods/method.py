@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from everclip.backbone import Backbone
 from everclip.backbone.features import Feed, FrozenFeatures, FrozenImages, embed_features, embed_images
 from everclip.backbone.prompts import class_tokens
-from everclip.data import Images, LabeledEmbeddings
+from everclip.data import LabeledEmbeddings, ViewedImages
 from everclip.errors import InputError
 from everclip.streams.stream import TaskInfo
 from everclip.system.processes import by_main
@@ -107,8 +107,8 @@ class Sources:
         reference_texts: texts of no task (setting `reference_texts`).
     """
 
-    views: Callable[[Mapping[TaskInfo, Sequence[int] | None]], Images]
-    reference: Images | None = None
+    views: Callable[[Mapping[TaskInfo, Sequence[int] | None]], ViewedImages]
+    reference: ViewedImages | None = None
     reference_texts: tuple[str, ...] | None = None
 
 
@@ -136,7 +136,7 @@ class Method(nn.Module):
     paper: ClassVar[str] = ""
     """Where it comes from."""
     Config: ClassVar[type[MethodConfig]] = MethodConfig
-    defaults: ClassVar[dict] = {}
+    defaults: ClassVar[dict[str, Any]] = {}
     """Where this method departs from the default recipe and protocol (for example `lr`)."""
     trains: ClassVar[bool] = True
     """False: nothing is learned by gradient; the training loop is skipped."""
@@ -162,7 +162,7 @@ class Method(nn.Module):
     forgets: ClassVar[Forgetting | None] = None
     """What `drop` takes back, where there is one: `exactly` all of a task, or its `answers` alone."""
 
-    reference: Images | None = None
+    reference: ViewedImages | None = None
     """Images that accompany those of every step (`Batch.reference`) of a method fed images; set by `begin_task`."""
 
     def __init__(self, backbone: Backbone, config: MethodConfig, features: FrozenFeatures | None = None) -> None:
@@ -279,7 +279,8 @@ class Method(nn.Module):
     def training_tokens(self, task: TaskInfo) -> Tensor:
         """Token ids (C, context) of the task's classes under the template of this step (`training_prompt`)."""
         if task not in self._training_tokens:
-            templates = task.templates if self.config.training_prompt == "random" else task.templates[:1]
+            config = cast(PromptedConfig, self.config)  # of every method that trains on class prompts
+            templates = task.templates if config.training_prompt == "random" else task.templates[:1]
             self._training_tokens[task] = class_tokens(self.backbone, task.class_names, templates)
         tokens = self._training_tokens[task]
         # No draw where there is no choice: the generator's later draws (dropout, noise) stay what they were.
@@ -302,11 +303,12 @@ class Method(nn.Module):
             embeddings[routes == route] = self.embed(pixels[routes == route], route)
         return embeddings
 
-    def embed_all(self, data: Images | LabeledEmbeddings, route: int, rows: np.ndarray | None = None) -> Tensor:
+    def embed_all(self, data: ViewedImages | LabeledEmbeddings, route: int, rows: np.ndarray | None = None) -> Tensor:
         """What `embed` says of N images (or of some rows), in batches and fed as it wants: (N, D) on the CPU."""
         encode = partial(self.embed, route=route)
         if self.feed == "images":
-            return embed_images(data, encode, self.backbone, rows)
+            images = cast(ViewedImages, data)  # what is fed images learns from nothing else
+            return embed_images(images, encode, self.backbone, rows)
         return embed_features(self.features.frozen(data, self.feed), encode, self.backbone, rows)
 
     def classifier(self, task: TaskInfo, route: int) -> Tensor:

@@ -6,7 +6,7 @@ Yu et al., CVPR 2024, arXiv 2403.11549; the formulas are in docs/methods.md. `st
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from everclip.backbone import Backbone
 from everclip.backbone.features import FrozenFeatures
 from everclip.backbone.prompts import class_tokens, encode_classes
 from everclip.errors import InputError
-from everclip.layers.moe import MoEBranch, Routes
+from everclip.layers.moe import ModulesOf, MoEBranch, Routes
 from everclip.methods.method import ORIGINAL, Batch, Loss, Method, Promise, PromptedConfig, classification_loss
 from everclip.streams.stream import TaskInfo
 from everclip.system.processes import is_main, summed, world
@@ -68,7 +68,8 @@ class MoEAdapters(Method):
     summary = "frozen CLIP with mixture-of-experts adapters, one router per task"
     paper = "Yu et al. 2024, arXiv 2403.11549"
     Config = MoEAdaptersConfig
-    defaults: ClassVar[dict] = {"lr": 1e-3}
+    config: MoEAdaptersConfig
+    defaults: ClassVar[dict[str, Any]] = {"lr": 1e-3}
     routed = True
     promises = frozenset({"zero_shot_kept"})
     forgets = "answers"
@@ -88,7 +89,7 @@ class MoEAdapters(Method):
         self.towers = nn.ModuleDict()
         self._context: dict[str, tuple[Routes, Tensor | int | None] | None] = {"image": None, "text": None}
         for tower, blocks in towers.items():
-            self.towers[tower] = nn.ModuleList(self._attach(tower, block) for block in blocks)
+            self.towers[tower] = ModulesOf(self._attach(tower, block) for block in blocks)
         self._used: tuple[Tensor, torch.cuda.Event | None] | None = None
         self._finished = 0
         if config.experts != "grow":
@@ -102,11 +103,14 @@ class MoEAdapters(Method):
     @property
     def branches(self) -> list[MoEBranch]:
         """Every block's branch, image tower first."""
-        return [branch for tower in self.towers.values() for branch in tower]
+        return [branch for tower in self.towers for branch in self._branches_of(tower)]
+
+    def _branches_of(self, tower: str) -> ModulesOf[MoEBranch]:
+        return cast(ModulesOf[MoEBranch], self.towers[tower])
 
     def _attach(self, tower: str, block: nn.Module) -> MoEBranch:
         """Put a branch beside a block: read h where LN2 does, add to what the block returns."""
-        norm = block.ln_2 if hasattr(block, "ln_2") else block.norm2
+        norm = cast(nn.LayerNorm, block.ln_2 if hasattr(block, "ln_2") else block.norm2)
         cfg = self.config
         branch = MoEBranch(norm.weight.shape[0], cfg.bottleneck, cfg.top_k, cfg.scale, cfg.dropout)
         branch.balanced = cfg.balance_weight > 0
@@ -139,7 +143,8 @@ class MoEAdapters(Method):
             c = h[:, token] if isinstance(token, int) else h[torch.arange(len(h), device=h.device), token]
         rows = routes.routed
         if rows is None:
-            return output + branch(h, c, routes).to(output.dtype)
+            output = output + branch(h, c, routes).to(output.dtype)
+            return output
         # Rows on the route to the original CLIP are not touched at all: they stay equal to the last bit.
         return output.index_add(0, rows, branch(h[rows], c[rows], routes).to(output.dtype))
 
@@ -217,7 +222,7 @@ class MoEAdapters(Method):
         loss = classification_loss(images, texts, batch.labels, scale, self.config.label_smoothing)
         parts = {"ce": loss.detach()}
         if self.config.balance_weight:
-            balance = torch.stack([branch.balance for branch in self.branches]).sum()
+            balance = torch.stack([branch.balance for branch in self.branches if branch.balance is not None]).sum()
             loss = loss + self.config.balance_weight * balance
             parts["balance"] = balance.detach()
         self._count_together(before)
@@ -234,7 +239,7 @@ class MoEAdapters(Method):
         selected = torch.stack([branch.hits for branch in self.branches]) - before
         counted = selected.clone()
         if not is_main():
-            counted[len(self.towers["image"]) :] = 0
+            counted[len(self._branches_of("image")) :] = 0
         selected, counted = summed(torch.stack([selected, counted]))
         for branch, hits, count in zip(self.branches, before + counted, selected, strict=True):
             branch.hits.copy_(hits)
@@ -244,8 +249,9 @@ class MoEAdapters(Method):
     def _ask_who_rests(self) -> None:
         """Begin to bring to the host which experts the forward pass selected; the device goes on meanwhile."""
         self._used = None
-        if any(branch.used is not None for branch in self.branches):
-            used = torch.stack([branch.used for branch in self.branches]).to("cpu", non_blocking=True)
+        selected = [branch.used for branch in self.branches if branch.used is not None]
+        if selected:
+            used = torch.stack(selected).to("cpu", non_blocking=True)
             arrived = torch.cuda.Event() if self.backbone.device.type == "cuda" else None
             if arrived is not None:
                 arrived.record()
@@ -347,7 +353,7 @@ class MoEAdapters(Method):
     def _sealed_by(self, name: str) -> int | None:
         """The finished task that fixed a tensor of the state for good, if one did."""
         tower, block, kind, unit, *_ = [*name.split(".")[1:], "", ""]
-        branch = self.towers[tower][int(block)]
+        branch = self._branches_of(tower)[int(block)]
         if kind == "experts":
             task = int(branch.frozen_by[int(unit)])
         elif kind == "routers" and not self.config.shared_router:
@@ -362,8 +368,8 @@ class MoEAdapters(Method):
         state = dict(working)
         for part in sealed:
             state |= part
-        for tower, branches in self.towers.items():
-            for block, branch in enumerate(branches):
+        for tower in self.towers:
+            for block, branch in enumerate(self._branches_of(tower)):
                 start = f"towers.{tower}.{block}."
                 branch.make_room({name.removeprefix(start): t for name, t in state.items() if name.startswith(start)})
         self.load_state_dict(state)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +39,9 @@ class PromptTuning(Retained):
     summary = "learned context vectors before the class name, with parameter retention and replay"
     paper = "after Liu et al. 2023, arXiv 2310.20348 (a reconstruction); context vectors as Zhou et al. 2022"
     Config = PromptTuningConfig
-    defaults: ClassVar[dict] = Retained.defaults | {"lr": 1e-2}
+    defaults: ClassVar[dict[str, Any]] = Retained.defaults | {"lr": 1e-2}
+
+    adapter: PromptContext
 
     def __init__(self, backbone: Backbone, config: PromptTuningConfig, features: FrozenFeatures | None = None) -> None:
         super().__init__(backbone, config, features)

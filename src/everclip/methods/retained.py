@@ -7,7 +7,7 @@ group's successor RAPF (ECCV 2024, arXiv 2407.14143).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -59,7 +59,8 @@ class Retained(JointClassifier):
     """
 
     Config = RetainedConfig
-    defaults: ClassVar[dict] = {"epochs": 15, "batch": 100, "lr": 3e-3}
+    config: RetainedConfig
+    defaults: ClassVar[dict[str, Any]] = {"epochs": 15, "batch": 100, "lr": 3e-3}
     feed: Feed = "embeddings"
     adapter: nn.Module
 

@@ -35,6 +35,7 @@ class Ridge(Analytic):
     """Base: λ is given, or found by a search over decades."""
 
     Config = RidgeConfig
+    config: RidgeConfig
     decades: ClassVar[tuple[float, ...]]
     """λ tried; the first where no image can be left out."""
 
@@ -47,7 +48,7 @@ class Ridge(Analytic):
         for ridge in self.decades if self.config.ridge == "search" else (self.config.ridge,):
             try:
                 yield ridge, Factor(matrix, ridge)
-            except torch.linalg.LinAlgError as error:
+            except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # public, but not in its __all__
                 raise InputError(f"ridge={ridge:g} is too small to solve for these images; raise it.") from error
 
 
@@ -67,6 +68,7 @@ class RandomFeatures(Ridge):
     """
 
     Config = RandomFeaturesConfig
+    config: RandomFeaturesConfig
     decades = (1.0, 0.1, 10.0, 100.0, 1000.0)
 
     @cached_property
@@ -112,7 +114,7 @@ class RanPAC(RandomFeatures):
 class PublishedFusionConfig(AnalyticConfig):
     """How RAIL answers."""
 
-    fusion: Literal["calibrated", "alone", "published"] = Field(
+    fusion: Literal["calibrated", "alone", "published"] = Field(  # type: ignore[assignment]  # one more choice
         "calibrated",
         description="among learned classes: a calibrated mixture with zero-shot, the regression alone, or RAIL's rule",
     )
@@ -121,6 +123,8 @@ class PublishedFusionConfig(AnalyticConfig):
 
 class PublishedFusion(Analytic):
     """Adds RAIL's own rule to the ways of fusion."""
+
+    config: PublishedFusionConfig
 
     def fused(self, zero_shot: Tensor, learned: Sequence[int], said: Tensor, original: Tensor) -> Tensor:
         """p(c|x), or under `fusion: published` what the paper takes the largest of: its p̂ is no probability."""
@@ -140,6 +144,7 @@ class RAIL(PublishedFusion, RandomFeatures):
     summary = "ridge regression on random features of frozen embeddings, fused with zero-shot"
     paper = "Xu et al., NeurIPS 2024, arXiv 2406.18868"
     Config = RAILConfig
+    config: RAILConfig
 
 
 class DualRAILConfig(PublishedFusionConfig, RidgeConfig):
@@ -162,6 +167,7 @@ class DualRAIL(PublishedFusion, Ridge):
     summary = "kernel ridge regression on frozen embeddings, fused with zero-shot; exact, for up to 30,000 images"
     paper = "Xu et al., NeurIPS 2024, arXiv 2406.18868"
     Config = DualRAILConfig
+    config: DualRAILConfig
     decades = (1e-3, 1e-5, 1e-4, 1e-2, 1e-1)
 
     def check_stream(self, tasks: Sequence[TaskInfo], images: Sequence[int]) -> None:
@@ -175,7 +181,7 @@ class DualRAIL(PublishedFusion, Ridge):
                 f"rail-dual has {images:,} images and can hold {DUAL_LIMIT:,}; use method rail or fewer images."
             )
 
-    def remember(self, x: Tensor, labels: Tensor) -> None:
+    def add(self, x: Tensor, labels: Tensor) -> None:
         """Keep the embeddings themselves."""
         memory = self.memory[-1]
         counts = torch.bincount(labels, minlength=len(self.tasks[-1].class_names))

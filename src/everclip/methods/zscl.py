@@ -5,14 +5,14 @@ Zheng et al., ICCV 2023, arXiv 2303.06628; the formulas are in docs/methods.md.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from everclip.backbone.prompts import random_sentences
-from everclip.data import Images
+from everclip.data import ViewedImages
 from everclip.functional.distillation import RunningAverage, assign
 from everclip.methods.anchored import WeightConsolidation, WeightConsolidationConfig
 from everclip.methods.distilled import Distilled, DistilledConfig, Teacher
@@ -44,9 +44,10 @@ class ZSCL(Distilled, WeightConsolidation):
     summary = "distills from the original CLIP on reference images, consolidates and averages the weights"
     paper = "Zheng et al. 2023, arXiv 2303.06628"
     Config = ZSCLConfig
+    config: ZSCLConfig
     # Published for 1,000 small steps. Here the ensemble takes as many samples of 150, and steps are twenty times as
     # long, so that λ = 1 would hold the weights where they are.
-    defaults: ClassVar[dict] = FullModel.defaults | {"average_every": 15, "consolidation": 0.01}
+    defaults: ClassVar[dict[str, Any]] = FullModel.defaults | {"average_every": 15, "consolidation": 0.01}
     requires: ClassVar[frozenset[Requirement]] = frozenset({"reference"})
     average: RunningAverage | None = None
 
@@ -55,7 +56,7 @@ class ZSCL(Distilled, WeightConsolidation):
         """The pretrained CLIP, in every task."""
         return "pretrained"
 
-    def reference_images(self, task: TaskInfo) -> Images | None:
+    def reference_images(self, task: TaskInfo) -> ViewedImages | None:
         """The images of the setting `reference`."""
         return self.sources.reference
 
