@@ -6,6 +6,7 @@ import hashlib
 import pickle
 import struct
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torchvision.models import AlexNet_Weights, alexnet
 
 from everclip.backbone import Backbone
 from everclip.backbone.features import embed_images
-from everclip.data import Images, LabeledEmbeddings, cache_key, embedding_cache
+from everclip.data import LabeledEmbeddings, ViewedImages, cache_key, embedding_cache
 from everclip.errors import InputError
 from everclip.system.processes import main_first
 
@@ -62,7 +63,7 @@ class AlexNet:
             sha.update(name.encode() + tensor.contiguous().numpy().tobytes())
         self.digest = sha.hexdigest()[:32]
 
-    def images(self, data: Images | LabeledEmbeddings, backbone: Backbone) -> Tensor:
+    def images(self, data: ViewedImages | LabeledEmbeddings, backbone: Backbone) -> Tensor:
         """Features (N, D) float16, mapped from the cache file: of the CLIP's views, normalized as for the CLIP.
 
         D = 256 · side²; 43,264 at 224 px. Computed in float32 whatever the backbone's precision.
@@ -79,12 +80,14 @@ class AlexNet:
             )
         view = backbone.view
         key = cache_key("alexnet", self.digest, view.key, repr((view.mean, view.std)), backbone.device.type, data.key)
-        array = embedding_cache(key, lambda: embed_images(data, self._encode, backbone).numpy())
+        stored = embedding_cache(key, lambda: embed_images(data, self._encode, backbone).numpy())
+        array = cast("np.memmap[Any, np.dtype[np.float16]]", stored)
         # torch takes only arrays that may be written to: copy on write leaves the file alone, and memory free of it.
-        return torch.from_numpy(np.memmap(array.filename, array.dtype, "c", array.offset, array.shape))
+        return torch.from_numpy(np.memmap(str(array.filename), array.dtype, "c", array.offset, array.shape))
 
     def _encode(self, pixels: Tensor) -> Tensor:
-        return self._layers.to(pixels.device)(pixels).flatten(1).half()
+        seen: Tensor = self._layers.to(pixels.device)(pixels)
+        return seen.flatten(1).half()
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -103,7 +106,8 @@ def _read(path: Path) -> dict[str, Tensor]:
 def _download() -> dict[str, Tensor]:
     try:
         with main_first():
-            return AlexNet_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
+            weights: dict[str, Tensor] = AlexNet_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
+            return weights
     except (OSError, RuntimeError) as error:
         raise InputError(
             f"the AlexNet weights can't be downloaded ({error}); set alexnet=FILE to a copy of torchvision's "

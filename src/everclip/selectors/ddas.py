@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from everclip.backbone.features import FrozenFeatures
-from everclip.data import Images, LabeledEmbeddings
+from everclip.data import LabeledEmbeddings, ViewedImages
 from everclip.functional.ties import first_largest
 from everclip.selectors.alexnet import AlexNet
 from everclip.selectors.scored import ScoredConfig, ScoredSelector
@@ -34,13 +34,15 @@ class Autoencoder(nn.Module):
 
     def forward(self, u: Tensor) -> Tensor:
         """Reconstruct u (B, D) in 0..1."""
-        return self.decoder(self.encoder(u).relu()).sigmoid()
+        decoded: Tensor = self.decoder(self.encoder(u).relu())
+        return decoded.sigmoid()
 
 
 def reconstruction_error(autoencoder: nn.Module, features: Tensor) -> Tensor:
     """Mean squared error over dimensions of the reconstruction of sigmoid(features): (B, D) → (B,)."""
     u = features.sigmoid()
-    return (autoencoder(u) - u).square().mean(dim=1)
+    missed: Tensor = autoencoder(u) - u
+    return missed.square().mean(dim=1)
 
 
 def published_choice(errors: Tensor, threshold: float) -> Tensor:
@@ -114,6 +116,7 @@ class DDAS(ScoredSelector):
     name = "ddas"
     summary = "one autoencoder per task on frozen features, least reconstruction error"
     Config = DDASConfig
+    config: DDASConfig
 
     def __init__(self, config: DDASConfig) -> None:
         super().__init__(config)
@@ -126,7 +129,7 @@ class DDAS(ScoredSelector):
         """Hash of the AlexNet's weights, where it looks at images."""
         return self._alexnet.digest if self._alexnet else ""
 
-    def read(self, images: Images | LabeledEmbeddings, frozen: FrozenFeatures) -> Tensor:
+    def read(self, images: ViewedImages | LabeledEmbeddings, frozen: FrozenFeatures) -> Tensor:
         """The CLIP's features (N, D) float32, or the AlexNet's, float16 and mapped from their file."""
         return self._alexnet.images(images, frozen.backbone) if self._alexnet else frozen.images(images)
 

@@ -44,6 +44,7 @@ class Gaussian(ScoredSelector):
     name = "gaussian"
     summary = "per-task Gaussian mixtures with shrunk covariances on frozen embeddings"
     Config = GaussianConfig
+    config: GaussianConfig
 
     def describe(self, task: TaskInfo, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Centers (K, D), scatter around them (D, D), number of images."""

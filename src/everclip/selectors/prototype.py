@@ -26,6 +26,7 @@ class Prototype(ScoredSelector):
     name = "prototype"
     summary = "cosine to the nearest class mean of each task, on frozen embeddings"
     Config = PrototypeConfig
+    config: PrototypeConfig
 
     def describe(self, task: TaskInfo, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Normalized class means (C', D) of the classes that have an image."""

@@ -46,6 +46,7 @@ class ScoredSelector(Selector):
     """
 
     Config = ScoredConfig
+    config: ScoredConfig
     calibrated: bool = True
     """False: `probabilities` is the subclass's own and uses no held-out images, so none are kept."""
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from everclip.backbone.features import FrozenFeatures
-from everclip.data import Images, LabeledEmbeddings
+from everclip.data import LabeledEmbeddings, ViewedImages
 from everclip.functional.ties import first_largest
 from everclip.streams.stream import TaskInfo
 
@@ -49,7 +49,7 @@ class Selector(nn.Module):
         """Hash of the weights that `read` needs besides the CLIP's; empty where it needs none."""
         return ""
 
-    def read(self, images: Images | LabeledEmbeddings, frozen: FrozenFeatures) -> Tensor:
+    def read(self, images: ViewedImages | LabeledEmbeddings, frozen: FrozenFeatures) -> Tensor:
         """The features (N, D) that `refer`, `fit` and `probabilities` take: the frozen CLIP's own, float32 on the CPU.
 
         Raises:
