@@ -3,8 +3,9 @@
 Everything here reads run directories, their `results.json` above all, and knows no method and no training.
 """
 
-from everclip.report.compare import Comparison, compare
+from everclip.report.compare import compare
 from everclip.report.page import render
 from everclip.report.results import load_run, summarize
+from everclip.report.table import Comparison
 
 __all__ = ["Comparison", "compare", "load_run", "render", "summarize"]

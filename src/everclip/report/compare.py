@@ -29,15 +29,18 @@ class _Run(NamedTuple):
 
     @property
     def seed(self) -> int:
-        return self.results["protocol"]["seed"]
+        seed: int = self.results["protocol"]["seed"]
+        return seed
 
     @property
     def settings(self) -> dict[str, Any]:
-        return self.results["training"] | self.results["settings"]
+        settings: dict[str, Any] = self.results["training"] | self.results["settings"]
+        return settings
 
     @property
     def figures(self) -> dict[str, Any]:
-        return self.results["by_candidates"][self.protocol["candidates"]]
+        figures: dict[str, Any] = self.results["by_candidates"][self.protocol["candidates"]]
+        return figures
 
 
 def compare(
@@ -62,7 +65,7 @@ def compare(
             `candidates`, the protocols differ and `mix` is false, no such benchmark, or a run of another stream.
     """
     benchmark = read_benchmark(published) if published else None
-    candidates = candidates or (benchmark and benchmark.protocol["candidates"])
+    candidates = candidates or (benchmark.protocol["candidates"] if benchmark else None)
     runs = [_load(Path(path), candidates) for path in run_dirs]
     if not runs:
         raise InputError("There is nothing to compare: give at least one run directory.")
@@ -179,6 +182,7 @@ def _by_dataset(figures: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Val
 
 def _over_seeds(values: Sequence[float | None]) -> Value | None:
     """Mean and deviation; None where one is undefined."""
-    if None in values:
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
         return None
-    return Value(statistics.fmean(values), std=statistics.stdev(values) if len(values) > 1 else None)
+    return Value(statistics.fmean(known), std=statistics.stdev(known) if len(known) > 1 else None)

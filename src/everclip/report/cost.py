@@ -37,10 +37,11 @@ class Cost:
 def cost(runs: Sequence[tuple[Path, Mapping[str, Any]]]) -> Cost:
     """Read the cost of run directories, each given with its results."""
     kept = [_kept(path) for path, _ in runs]
+    known = [size for size in kept if size is not None]
     return Cost(
         trained=max(most for _, results in runs for most in (0, *results["trained_parameters"]["per_task"])),
         seconds=tuple(second for path, _ in runs for second in _seconds(path)),
-        kept=None if None in kept else sum(kept) / len(kept),
+        kept=None if len(known) < len(kept) else sum(known) / len(known),
     )
 
 
@@ -74,7 +75,7 @@ def _kept(path: Path) -> float | None:
     state = RunDirectory(path).peek_state()
     if state is None or len(state.sealed) < len(state.learned):
         return None
-    names = {*state.sealed, state.working, state.selector} - {None}
+    names = {name for name in (*state.sealed, state.working, state.selector) if name is not None}
     try:
         return sum((path / name).stat().st_size for name in names) / len(state.learned)
     except FileNotFoundError:

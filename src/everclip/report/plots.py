@@ -25,7 +25,7 @@ LEARNED = "#0072B2"
 NOT_YET = "#D55E00"
 INK = "#1f2328"
 # A name is text, never math: a dataset may be called "$x$".
-_STYLE = {
+_STYLE: dict[Any, Any] = {  # matplotlib's own type lists all its keys, of one version
     "font.size": 9,
     "text.color": INK,
     "axes.labelcolor": INK,

@@ -89,7 +89,7 @@ def summarize(
         }
     chosen = by_candidates[header["protocol"]["candidates"]]
     top = (*headline, *_CHANGES, "ci95", "per_dataset", "above_chance")
-    return _plain(
+    plain: dict[str, Any] = _plain(
         {
             "format": FORMAT,
             **{name: header[name] for name in _HEADER},
@@ -100,6 +100,7 @@ def summarize(
             "routing": routing,
         }
     )
+    return plain
 
 
 def load_run(path: str | Path) -> dict[str, Any]:
@@ -110,7 +111,7 @@ def load_run(path: str | Path) -> dict[str, Any]:
     """
     file = Path(path) / "results.json"
     try:
-        results = json.loads(file.read_text(encoding="utf-8"))
+        results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(
             f"{path} has no results.json: it is not a run directory, or its run is not finished and "

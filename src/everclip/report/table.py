@@ -88,9 +88,10 @@ class Comparison:
 
         Upper bounds do not compete, and across mixed protocols nobody does.
         """
-        competing = [row for row in self.rows if not row.upper_bound and not row.fields and row.values[column]]
-        highest = max((round(row.values[column].mean, 1) for row in competing), default=None)
-        return [row for row in competing if round(row.values[column].mean, 1) == highest]
+        competing = [row for row in self.rows if not row.upper_bound and not row.fields]
+        printed = [(row, round(value.mean, 1)) for row in competing if (value := row.values[column])]
+        highest = max((figure for _, figure in printed), default=None)
+        return [row for row, figure in printed if figure == highest]
 
     def table(self) -> Table:
         """For the terminal: best figures bold, upper bounds under a line of their own."""
@@ -203,7 +204,8 @@ class Comparison:
             fields = [f"{name} {text(value)}" for name, value in row.fields.items()]
             label = " · ".join([row.label, *fields, *(["upper bound"] if row.upper_bound else [])])
             values = {name: row.values[name] for name in HEADLINE}
-            points.append((label, {name: value and (value.mean, *value.ends) for name, value in values.items()}))
+            bars = {name: (value.mean, *value.ends) if value else None for name, value in values.items()}
+            points.append((label, bars))
         return plots.comparison(points)
 
     def save(self, csv: Path | None = None, latex: Path | None = None, plot: Path | None = None) -> None:
