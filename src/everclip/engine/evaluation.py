@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from everclip.data import Images, LabeledEmbeddings
+from everclip.data import LabeledEmbeddings, ViewedImages
 from everclip.engine.answers import Classes, routed, shares
 from everclip.functional.ties import first_largest
 from everclip.methods import ORIGINAL, Method
@@ -39,7 +39,7 @@ class TestSet:
     __test__ = False  # not a test class, whatever its name says to pytest
 
     info: TaskInfo
-    data: Images | LabeledEmbeddings
+    data: ViewedImages | LabeledEmbeddings
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar, cast, overload
 
 from everclip.data import (
     BadImage,
+    DecodedImages,
     Images,
     ImageSource,
     LabeledEmbeddings,
     View,
+    ViewedImages,
     cache_key,
     decoded,
     viewed,
@@ -18,6 +21,8 @@ from everclip.engine.evaluation import TestSet
 from everclip.errors import InputError
 from everclip.streams import Task
 from everclip.system.display import Display
+
+Decoded = TypeVar("Decoded", bound=Images)
 
 TRAINING_IMAGE_SCALE = 2
 """Decoded training images are kept at up to this many times the tower's input size: enough for every crop."""
@@ -37,7 +42,13 @@ class Material:
         self.workers = workers
         self.display = display
 
-    def viewed(self, split: ImageSource | LabeledEmbeddings, what: str) -> Images | LabeledEmbeddings:
+    @overload
+    def viewed(self, split: ImageSource, what: str) -> ViewedImages: ...
+
+    @overload
+    def viewed(self, split: ImageSource | LabeledEmbeddings, what: str) -> ViewedImages | LabeledEmbeddings: ...
+
+    def viewed(self, split: ImageSource | LabeledEmbeddings, what: str) -> ViewedImages | LabeledEmbeddings:
         """Images under the evaluation view; embeddings as they are. `what` names them on the screen."""
         if isinstance(split, LabeledEmbeddings):
             return split
@@ -45,13 +56,13 @@ class Material:
             images = viewed(split, self.view, self.workers, bar)
         return self._told(images, what)
 
-    def decoded(self, split: ImageSource, what: str) -> Images:
+    def decoded(self, split: ImageSource, what: str) -> DecodedImages:
         """Images to be augmented."""
         with self.display.bar(what) as bar:
             images = decoded(split, TRAINING_IMAGE_SCALE * self.view.size, self.workers, bar)
         return self._told(images, what)
 
-    def _told(self, images: Images, what: str) -> Images:
+    def _told(self, images: Decoded, what: str) -> Decoded:
         if images.skipped:
             name, reason = images.skipped[0]
             self.display.note(f"{what}: {len(images.skipped)} skipped, the first is {name}: {reason}")
@@ -59,16 +70,16 @@ class Material:
 
     @staticmethod
     def require_training_images(tasks: Sequence[Task]) -> None:
-        """Find a task without a single good training image now, not hours later.
+        """Find a task of a stream of images without a single good training image now, not hours later.
 
         Raises:
             InputError: there is one.
         """
         for task in tasks:
-            problem = None
-            for index in range(len(task.train)):
+            problem, train = None, cast(ImageSource, task.train)
+            for index in range(len(train)):
                 try:
-                    task.train.decode(index)
+                    train.decode(index)
                     break
                 except BadImage as error:
                     problem = problem or error

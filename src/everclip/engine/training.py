@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Annotated
+from typing import Annotated, cast
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from everclip.backbone.features import FrozenImages
-from everclip.data import Images, TrainingView, training_batch
+from everclip.data import DecodedImages, TrainingView, training_batch
 from everclip.errors import EverclipError, InputError
 from everclip.methods import Batch, Method, Reference
 from everclip.storage.faults import fault_point
@@ -121,7 +121,7 @@ class TrainingSet:
     """A task's training images: decoded, or as frozen features for a method that is fed with them."""
 
     info: TaskInfo
-    images: Images | FrozenImages
+    images: DecodedImages | FrozenImages
 
 
 @dataclass(frozen=True)
@@ -295,8 +295,9 @@ class Trainer:
         device = self.method.backbone.device
         for step in range(first, self.total):  # rows of an array: nothing that a thread could do ahead
             chosen, indices = self._choice(step)
-            labels = torch.from_numpy(chosen.images.labels[indices])
-            yield step, Batch(chosen.info, chosen.images[indices].to(device), labels.to(device))
+            images = cast(FrozenImages, chosen.images)  # as the method is fed
+            labels = torch.from_numpy(images.labels[indices])
+            yield step, Batch(chosen.info, images[indices].to(device), labels.to(device))
 
     def _augmented(self, first: int) -> Iterator[tuple[int, Batch]]:
         """Batches of augmented images; the next one is augmented while the current one trains."""
@@ -315,7 +316,8 @@ class Trainer:
         chosen, indices = self._choice(step)
         indices = indices[self.rows]
         key = (self.seed, chosen.info.index, step)
-        pixels = torch.as_tensor(training_batch(chosen.images, indices, key, self.view, pool))
+        images = cast(DecodedImages, chosen.images)  # as the method is fed
+        pixels = torch.as_tensor(training_batch(images, indices, key, self.view, pool))
         return Batch(chosen.info, pixels, torch.from_numpy(chosen.images.labels[indices]), self._reference(step))
 
     def _reference(self, step: int) -> Reference | None:
