@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,7 +14,17 @@ import torch
 from everclip._version import __version__
 from everclip.backbone import Backbone, resolve_device
 from everclip.backbone.features import FrozenFeatures, FrozenImages
-from everclip.data import Images, ImageSource, Joined, LabeledEmbeddings, cache_key, read_texts, read_unlabeled
+from everclip.data import (
+    DecodedImages,
+    Images,
+    ImageSource,
+    Joined,
+    LabeledEmbeddings,
+    ViewedImages,
+    cache_key,
+    read_texts,
+    read_unlabeled,
+)
 from everclip.engine.evaluation import Evaluator, Outcome, TestSet
 from everclip.engine.material import Material, data_digest
 from everclip.engine.training import Position, Trainer, TrainingSet, accumulate, mix
@@ -170,11 +180,11 @@ class Experiment:
         parts = [self.reference.key if self.reference is not None else "", self.selector.feature_digest, *(texts or ())]
         return cache_key(*parts) if any(parts) else ""
 
-    def _views(self, rows: Mapping[TaskInfo, Sequence[int] | None]) -> Images:
+    def _views(self, rows: Mapping[TaskInfo, Sequence[int] | None]) -> ViewedImages:
         """Training images of tasks, or some rows of them, under the evaluation view."""
         parts = []
         for info, chosen in rows.items():
-            train = self.stream.tasks[info.index].train
+            train = cast(ImageSource, self.stream.tasks[info.index].train)  # who learns from embeddings does not ask
             parts.append(train if chosen is None else train.select(chosen))
         return self.material.viewed(Joined(parts), f"training images of {', '.join(info.name for info in rows)}")
 
@@ -238,14 +248,14 @@ class Experiment:
         source.load(self.method, number, learned)
         self.state.learned += source.learned.learned[len(learned) - len(stage) : len(learned)]
 
-    def _training_images(self, task: Task) -> Images | FrozenImages:
+    def _training_images(self, task: Task) -> DecodedImages | FrozenImages:
         """What the training steps of a task draw from."""
         what, feed = f"{task.name}: training images", self.method.feed
         if feed == "images":
-            return self.material.decoded(task.train, what)
+            return self.material.decoded(cast(ImageSource, task.train), what)
         return self.features.frozen(self.material.viewed(task.train, what), feed)
 
-    def _accumulate(self, task: Task) -> Images | LabeledEmbeddings:
+    def _accumulate(self, task: Task) -> ViewedImages | LabeledEmbeddings:
         """Show a closed-form method the frozen features of a task's training images, each once."""
         data = self.material.viewed(task.train, f"{task.name}: training images")
         accumulate(self.method, self.features.images(data), torch.from_numpy(np.asarray(data.labels)))
@@ -368,7 +378,7 @@ class Experiment:
         untouched = Evaluator(self.tests, original, self.selector, config.protocol).row(0)
         every = [rows.get(index) for index in range(len(tasks))]
 
-        def table(kind: str) -> dict[str, list]:
+        def table(kind: str) -> dict[str, list[Any]]:
             return {c: [row and [getattr(outcome, kind)[c] for outcome in row] for row in every] for c in CANDIDATES}
 
         datasets = []
@@ -407,7 +417,7 @@ class Experiment:
             columns = [*(task.name for task in tasks), "zero-shot"]
             routing = {
                 "columns": columns,
-                "after": [row and [padded(o.routes, len(columns)) for o in row] for row in every],
+                "after": [row if row is None else [padded(o.routes, len(columns)) for o in row] for row in every],
             }
         zero_shot = {c: [outcome.correct[c] for outcome in untouched] for c in CANDIDATES}
         upper_bound = self.method_type.upper_bound or (self.method.routed and self.selector.upper_bound)
