@@ -46,6 +46,8 @@ class Answers(nn.Module):
         asked: the question.
     """
 
+    class_embeddings: Tensor
+
     def __init__(self, knowledge: Knowledge, asked: Question) -> None:
         super().__init__()
         self.backbone = knowledge.features.backbone
@@ -144,7 +146,7 @@ def _traced(answers: Answers, images: Tensor) -> Any:
     try:
         with warnings.catch_warnings(), quiet_libraries():
             warnings.simplefilter("ignore")
-            program = torch.onnx.export(
+            program: Any = torch.onnx.export(
                 answers,
                 (images,),
                 dynamo=True,

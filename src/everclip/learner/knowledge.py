@@ -54,7 +54,7 @@ class Knowledge:
                 "shared_router=false."
             )
         self.selector: Selector | None = None
-        if config.routing is not None:
+        if config.routing is not None and config.selector_settings is not None:  # they come together
             self.selector = selector_class(config.routing.selector)(config.selector_settings)
             if self.selector.feature_digest:
                 raise InputError("a learner decides by the CLIP's own embeddings; set features=clip.")

@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -217,7 +217,7 @@ class Learner:
             InputError: an image that can't be used (`BadImage`), or nothing that the answer could be.
         """
         single = not isinstance(images, list | tuple)
-        source = GivenImages([images] if single else images)
+        source = GivenImages(cast(list[GivenImage], [images] if single else images))
         answers = []
         for answer in self._answers(source, self._question(labels, only, closed), top_k):
             if isinstance(answer, BadImage):
@@ -322,7 +322,7 @@ class Learner:
         knowledge = self._knowledge  # one and the same for all, whatever is learned meanwhile
         views = torch.from_numpy(np.stack([each.view for each in asked]))
         features = self._features(views)
-        ways: dict[tuple, list[int]] = {}
+        ways: dict[tuple[tuple[str, ...], bool, bool, int], list[int]] = {}
         for row, each in enumerate(asked):
             ways.setdefault((each.labels, each.only, each.closed, each.top_k), []).append(row)
         answers: dict[int, Prediction | InputError] = {}
