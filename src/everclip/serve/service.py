@@ -24,7 +24,7 @@ from everclip.learner import ForgetReport, LearnedTask, Learner, LearnerDirector
 from everclip.learner.questions import Asked
 from everclip.learner.storing import read
 from everclip.serve.batching import Batcher, Busy
-from everclip.system.display import Display
+from everclip.system.display import Display, Step
 
 log = logging.getLogger("everclip.serve")
 
@@ -274,7 +274,7 @@ class _JobDisplay(Display):
         yield update
 
     @contextlib.contextmanager
-    def training(self, what: str, total: int, done: int = 0) -> Iterator[Callable]:
+    def training(self, what: str, total: int, done: int = 0) -> Iterator[Callable[[Step], None]]:
         """Progress in training steps."""
         with self.bar(what, total) as update:
             yield lambda now: update(now.step, total)
