@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
 
@@ -34,7 +34,7 @@ app = typer.Typer(
 
 app.add_typer(data_app, name="data")
 
-UsageError = typer.BadParameter.__base__
+UsageError = cast(type[typer.BadParameter], typer.BadParameter.__base__)
 """What typer raises for a command line that it cannot parse; it gives the class no public name of its own."""
 
 # What `run` and `judge` share.

@@ -7,7 +7,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -204,13 +204,13 @@ def _labels(text: str | None) -> list[str] | None:
     return [label.strip() for label in text.split(",") if label.strip()] if text else None
 
 
-def _first(values: dict) -> dict:
+def _first(values: dict[str, Any]) -> dict[str, Any]:
     """Settings as `Learner.create` takes them."""
-    own = {name: values[name] for name in ("backbone", "method", "precision") if name in values}
+    own: dict[str, Any] = {name: values[name] for name in ("backbone", "method", "precision") if name in values}
     return {**own, "settings": {name: value for name, value in values.items() if name not in own}}
 
 
-def _refuse_changes(learner: Learner, values: dict, path: Path) -> None:
+def _refuse_changes(learner: Learner, values: dict[str, Any], path: Path) -> None:
     before = learner.config.flat()
     for name, value in values.items():
         if name not in before:
@@ -236,7 +236,7 @@ def _tell(report: LearnReport, display: Display, as_json: bool) -> None:
         typer.echo(f"{report.moved} of {report.watched} images held out of earlier lessons are now of another task")
 
 
-def _said(answer: Prediction) -> dict:
+def _said(answer: Prediction) -> dict[str, Any]:
     top = [{"label": label, "probability": p, "task": task} for label, p, task in answer.top]
     return {**asdict(answer), "top": top}
 
