@@ -114,7 +114,7 @@ class RanPAC(RandomFeatures):
 class PublishedFusionConfig(AnalyticConfig):
     """How RAIL answers."""
 
-    fusion: Literal["calibrated", "alone", "published"] = Field(  # type: ignore[assignment]  # one more choice
+    fusion: Literal["calibrated", "alone", "published"] = Field(  # type: ignore[assignment]  # one more than Analytic's
         "calibrated",
         description="among learned classes: a calibrated mixture with zero-shot, the regression alone, or RAIL's rule",
     )
