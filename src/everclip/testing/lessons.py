@@ -7,8 +7,9 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from everclip.backbone import Backbone
 from everclip.backbone.features import FrozenFeatures
-from everclip.data import Images, Joined, decoded, viewed
+from everclip.data import DecodedImages, ImageSource, Joined, LabeledEmbeddings, ViewedImages, decoded, viewed
 from everclip.engine.evaluation import TestSet
 from everclip.engine.training import Position, Trainer, TrainingConfig, TrainingSet
 from everclip.methods import ORIGINAL, Method, Sources
@@ -43,7 +44,7 @@ class Lessons:
     features: FrozenFeatures
     tasks: list[Task]
     training: list[TrainingSet]
-    views: list[Images]
+    views: list[ViewedImages]
     tests: list[TestSet]
 
     @property
@@ -56,12 +57,14 @@ class Lessons:
         """What a method may look at; the test images of all tasks stand for images of no task."""
         view = self.backbone.view
 
-        def views(rows: Mapping[TaskInfo, Sequence[int] | None]) -> Images:
-            trains = {info: self.tasks[info.index].train for info in rows}
+        def views(rows: Mapping[TaskInfo, Sequence[int] | None]) -> ViewedImages:
+            trains = {info: images_of(self.tasks[info.index].train) for info in rows}
             parts = [trains[info] if chosen is None else trains[info].select(chosen) for info, chosen in rows.items()]
             return viewed(Joined(parts), view)
 
-        return Sources(views, viewed(Joined([task.test for task in self.tasks]), view), ("a dog", "two trees"))
+        return Sources(
+            views, viewed(Joined([images_of(task.test) for task in self.tasks]), view), ("a dog", "two trees")
+        )
 
     def stages(self, method: Method) -> list[list[TrainingSet]]:
         """What is learned at a time."""
@@ -108,10 +111,15 @@ def lessons_of(folder: Path, stream: str, backbone: Backbone | None = None) -> L
     backbone = backbone or Backbone.load(str(folder))
     tasks = open_stream(stream, Protocol(seed=SEED)).tasks
     size = backbone.view.size
-    training = [TrainingSet(task.info, decoded(task.train, 2 * size)) for task in tasks]
-    views = [viewed(task.train, backbone.view) for task in tasks]
-    tests = [TestSet(task.info, viewed(task.test, backbone.view)) for task in tasks]
+    training = [TrainingSet(task.info, decoded(images_of(task.train), 2 * size)) for task in tasks]
+    views = [viewed(images_of(task.train), backbone.view) for task in tasks]
+    tests = [TestSet(task.info, viewed(images_of(task.test), backbone.view)) for task in tasks]
     return Lessons(folder, stream, backbone, FrozenFeatures(backbone), list(tasks), training, views, tests)
+
+
+def images_of(split: ImageSource | LabeledEmbeddings) -> ImageSource:
+    """A part of a task; lessons are of images."""
+    return cast(ImageSource, split)
 
 
 def new_method(kind: type[Method], lessons: Lessons, seed: int = SEED, **settings: Any) -> Method:
@@ -153,7 +161,8 @@ def train(
 def frozen(method: Method, each: TrainingSet) -> tuple[Tensor, Tensor]:
     """Frozen features and labels of a training set, seen through the corner that has the view's size."""
     size = method.backbone.view.size
-    pixels = [torch.from_numpy(each.images[row][:size, :size].copy()) for row in range(len(each.images))]
+    images = cast(DecodedImages, each.images)  # a method that learns in closed form takes no steps
+    pixels = [torch.from_numpy(images[row][:size, :size].copy()) for row in range(len(images))]
     with torch.no_grad():
         features = method.backbone.encode_image(method.backbone.pixels(torch.stack(pixels).permute(0, 3, 1, 2)))
     return features, torch.from_numpy(each.images.labels)
@@ -229,7 +238,7 @@ def judgment(method: Method, lessons: Lessons) -> dict[tuple[str, str, int], Ten
         images = method.embed_all(test.data, 0)
         logits = lessons.backbone.logit_scale * images @ bank.T
         every = {"all": range(len(classes))}
-        p = method.posterior(images, logits, lambda test=test: zero_shot(lessons, test), classes, every)["all"]
+        p = method.posterior(images, logits, partial(zero_shot, lessons, test), classes, every)["all"]
         for (task, label), column in zip(classes, p.T, strict=True):
             said[test.info.name, lessons.infos[task].name, label] = column.clone()
     return said

@@ -5,15 +5,17 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import BaseModel
 from torch import Tensor
 
 from everclip.backbone import Backbone
-from everclip.backbone.features import FrozenFeatures, embed_images
+from everclip.backbone.features import FrozenFeatures, FrozenImages, embed_images
+from everclip.data import ViewedImages
 from everclip.engine.evaluation import Evaluator
 from everclip.engine.training import Position, Trainer, TrainingConfig
 from everclip.errors import InputError
@@ -127,12 +129,12 @@ def _loss(method: Method, lessons: Lessons, task: int) -> float:
     """Loss on all training images of a task, under the evaluation mode."""
     method.eval()
     each = lessons.sets(method)[task]
-    labels = torch.from_numpy(each.images.labels)
-    if method.feed != "images":
-        return float(method(Batch(each.info, each.images[np.arange(len(labels))], labels)).total)
+    images, labels = each.images, torch.from_numpy(each.images.labels)
+    if isinstance(images, FrozenImages):
+        return float(method(Batch(each.info, images[np.arange(len(labels))], labels)).total)
     size = lessons.backbone.view.size
     pixels = torch.stack(
-        [torch.from_numpy(each.images[row][:size, :size].copy()).permute(2, 0, 1) for row in range(len(each.images))]
+        [torch.from_numpy(images[row][:size, :size].copy()).permute(2, 0, 1) for row in range(len(images))]
     )
     loss = method(Batch(each.info, lessons.backbone.pixels(pixels), labels))
     return float(loss.parts.get("ce", loss.total))
@@ -167,7 +169,7 @@ def described(kind: type[Method]) -> None:
 def settings_form_one_namespace(kind: type[Method]) -> None:
     """Its settings are called like none of a run, and each says what it is for and has a default."""
     for selector in SELECTORS.usable().values():
-        sections = [Setup, Protocol, TrainingConfig, kind.Config, selector.Config]
+        sections: list[type[BaseModel]] = [Setup, Protocol, TrainingConfig, kind.Config, selector.Config]
         fields = [(field, info) for section in sections for field, info in section.model_fields.items()]
         names = [field for field, _ in fields]
         twice = sorted({field for field in names if names.count(field) > 1})
@@ -201,7 +203,8 @@ def original_route_is_clip(history: History, lessons: Lessons) -> None:
     """The route ORIGINAL is the untouched CLIP, to the last bit, at any time."""
     backbone = lessons.backbone
     for test in lessons.tests:
-        images = embed_images(test.data, lambda pixels: F.normalize(backbone.encode_image(pixels), dim=-1), backbone)
+        views = cast(ViewedImages, test.data)  # lessons are of images
+        images = embed_images(views, lambda pixels: F.normalize(backbone.encode_image(pixels), dim=-1), backbone)
         classes = lessons.features.classes(test.info.class_names, test.info.templates)
         for at in history.moments:
             when = f"of '{test.info.name}' after {at.learned} tasks"
@@ -337,8 +340,9 @@ def what_it_requires_must_be_there(history: History, lessons: Lessons) -> None:
     kind = type(history.method)
     for setting in sorted(kind.requires):
         method = kind(lessons.backbone, history.method.config, lessons.features)
+        without: dict[str, Any] = {setting: None}
         try:
-            method.provide(replace(lessons.sources, **{setting: None}))
+            method.provide(replace(lessons.sources, **without))
         except InputError as error:
             expect(f"--set {setting}=" in str(error), f"the refusal names the setting '{setting}'")
         else:
