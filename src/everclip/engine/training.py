@@ -387,4 +387,4 @@ def accumulate(method: Method, features: Tensor, labels: Tensor) -> None:
 
 def mix(*numbers: int) -> int:
     """One 63-bit seed from several numbers."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1

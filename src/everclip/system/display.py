@@ -55,17 +55,21 @@ class Display:
             task = progress.add_task(what, total=total, completed=done, loss=float("nan"), speed=0.0)
             yield lambda now: progress.update(task, completed=now.step, loss=now.loss, speed=now.images_per_second)
 
-    def _progress(self, column: TextColumn) -> Progress:
+    @contextlib.contextmanager
+    def _progress(self, column: TextColumn) -> Iterator[Progress]:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), column, TimeRemainingColumn())
         # Bars in a log file or a pipe are noise: there the notes tell the story.
         # Results go to standard output while a bar is shown, and must not end up where the bar is.
-        return Progress(
+        progress = Progress(
             *columns,
             console=self.console,
             transient=True,
             redirect_stdout=False,
             disable=not self.console.is_terminal,
         )
+        # Not even begun, for rich 13 ends a disabled one with an empty line.
+        with contextlib.nullcontext() if progress.disable else progress:
+            yield progress
 
 
 def printed(result: RenderableType) -> None:
