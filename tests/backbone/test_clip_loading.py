@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -167,6 +168,62 @@ def test_damaged_config(model_folder, change: dict | None):
     with pytest.raises(EverclipError) as error:
         Backbone.load(str(folder))
     assert_one_sentence(str(error.value), str(folder))
+
+
+# -- text that `transformers` reads ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def foreign_text(tmp_path: Path) -> Path:
+    """A SigLIP whose folder says that its text is read by a tokenizer of `transformers`, which is not in it."""
+    folder = tiny.clip_folder(tmp_path / "model", tiny.SIGLIP)
+    text = tiny.SIGLIP["text_cfg"] | {"hf_tokenizer_name": "org/name", "tokenizer_kwargs": {"clean": "canonicalize"}}
+    content = {"model_cfg": tiny.SIGLIP | {"text_cfg": text}, "preprocess_cfg": {}}
+    (folder / "open_clip_config.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["", "ViT-B-16-SigLIP/webli", "ViT-B-16-SigLIP2/random", "roberta-ViT-B-32/random"])
+def test_text_needs_a_package_that_is_absent(name: str, foreign_text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.setattr(open_clip, "create_model", lambda *args, **kwargs: pytest.fail("weights before the package"))
+    name = name or str(foreign_text)
+    with pytest.raises(InputError) as error:
+        Backbone.load(name)
+    assert_one_sentence(str(error.value), name, "transformers", "not installed", "pip install 'everclip[siglip]'")
+    assert "connection" not in str(error.value)
+
+
+def test_a_package_that_does_not_fit_is_named(foreign_text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise ImportError("huggingface-hub>=0.26 is required,\nbut found 0.25")
+
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.setattr("everclip.backbone.clip.find_spec", lambda name: object())
+    monkeypatch.setattr(open_clip, "get_tokenizer", refuse)
+    monkeypatch.setattr(open_clip, "create_model", lambda *args, **kwargs: None)
+    with pytest.raises(InputError) as error:
+        Backbone.load(str(foreign_text))
+    assert_one_sentence(str(error.value), str(foreign_text), "huggingface-hub>=0.26 is required, but found 0.25")
+    assert "connection" not in str(error.value)
+
+
+def test_text_is_read_by_a_tokenizer_of_transformers(foreign_text: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="the extra `siglip`")
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = {word: number for number, word in enumerate(["<pad>", "</s>", "<unk>", "a", "photo", "of", "cat"])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    marks = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **marks).save_pretrained(foreign_text)
+    backbone = Backbone.load(str(foreign_text))
+    tokens = backbone.tokenize(["a photo of a Cat.", "dog"])
+    assert tokens[0, :5].tolist() == [3, 4, 5, 3, 6]
+    assert tokens[1, 0] == words["<unk>"]
+    assert backbone.encode_text(tokens).shape == (2, backbone.embed_dim)
+    with pytest.raises(InputError, match="longer than the 16 tokens"):
+        backbone.tokenize(["a photo " * 20])
 
 
 # -- the evaluation view -----------------------------------------------------------------------------------------------

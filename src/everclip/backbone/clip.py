@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -34,6 +35,8 @@ Precision = Literal["float32", "bf16"]
 
 EMBEDDED = "embedded"
 RANDOM = "random"
+TEXT_PACKAGE = "transformers"
+"""What reads text where open_clip's own tokenizer does not; the extra `siglip` installs it."""
 
 
 @dataclass(frozen=True)
@@ -124,20 +127,22 @@ class Backbone(nn.Module):
             precision: see `Backbone`.
 
         Raises:
-            InputError: no such architecture, tag, file or folder.
+            InputError: no such architecture, tag, file or folder; or the package that reads its text is not installed.
             EverclipError: the weights could not be downloaded or read.
         """
         source, kwargs = _resolve(name)
         try:
+            _check_text_package(source)
             with torch.random.fork_rng(devices=[]), quiet_libraries():
                 torch.manual_seed(0)  # `random` weights, and any weight a checkpoint leaves out, are reproducible
                 model = open_clip.create_model(source, load_weights=kwargs.pop("load_weights", True), **kwargs)
                 tokenizer = open_clip.get_tokenizer(source)
+        except ImportError as error:
+            raise InputError(f"backbone '{name}' needs {_lacking(error)}") from error
         except Exception as error:  # a damaged checkpoint or config raises whatever its reader comes up with
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise EverclipError(
-                f"backbone '{name}' could not be loaded ({reason}…); check the file or the connection, or name a local "
-                "copy: ARCH/FILE, or a folder with open_clip_config.json."
+                f"backbone '{name}' could not be loaded ({_brief(error)}…); check the file or the connection, or name "
+                "a local copy: ARCH/FILE, or a folder with open_clip_config.json."
             ) from error
         backbone = cls(model, tokenizer, name, precision).to(device)
         return backbone.requires_grad_(False).eval()
@@ -326,6 +331,31 @@ def quiet_libraries() -> Iterator[None]:
 
 def _pool_type(text: nn.Module) -> str:
     return getattr(text, "text_pool_type", "") or getattr(text, "pool_type", "")
+
+
+def _check_text_package(source: str) -> None:
+    """Ask for what reads the model's text before its weights are downloaded, for open_clip asks only then.
+
+    Args:
+        source: as open_clip's factory takes it.
+
+    Raises:
+        ModuleNotFoundError: the text is read by `transformers` (SigLIP, CLIPA, multilingual models), which is absent.
+    """
+    text = (open_clip.get_model_config(source) or {}).get("text_cfg", {})
+    if any(text.get(key) for key in ("hf_tokenizer_name", "hf_model_name")) and find_spec(TEXT_PACKAGE) is None:
+        raise ModuleNotFoundError(f"No module named '{TEXT_PACKAGE}'", name=TEXT_PACKAGE)
+
+
+def _lacking(error: ImportError) -> str:
+    """The end of a sentence: which package, and how to get it."""
+    if isinstance(error, ModuleNotFoundError) and error.name == TEXT_PACKAGE:
+        return f"{TEXT_PACKAGE} for its text, which is not installed; get it by pip install 'everclip[siglip]'."
+    return f"a package that is not installed, or another version of it ({_brief(error)}); install what is named."
+
+
+def _brief(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _resolve(name: str) -> tuple[str, dict[str, Any]]:
