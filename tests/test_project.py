@@ -69,6 +69,7 @@ def test_the_papers_of_the_citation_are_those_of_the_methods() -> None:
 def test_every_supported_python_is_tested() -> None:
     jobs = yaml.safe_load(read(WORKFLOW))["jobs"]
     assert jobs["test"]["strategy"]["matrix"]["python"] == pythons()
+    assert jobs["test-lowest"]["strategy"]["matrix"]["python"] == [pythons()[0], pythons()[-1]]
     used = re.findall(r'python-version: "(3\.\d+)"', read(WORKFLOW))
     assert used
     assert set(used) <= set(pythons())
