@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +28,7 @@ from everclip.streams import STREAMS, Protocol, StreamKind, open_stream
 
 CODE = """
 from everclip.methods.full_model import Finetune
+from everclip.methods.moe_adapters import MoEAdapters
 from everclip.methods.ridge import RanPAC
 from everclip.selectors.prototype import Prototype
 from everclip.streams import Dataset, StreamKind
@@ -33,6 +36,9 @@ from everclip.data import read_folder
 
 class Tuned(Finetune):
     name, summary = "tuned", "finetuning by another name"
+
+class Mixed(MoEAdapters):
+    name, summary = "mixed", "experts by another name"
 
 class Ridged(RanPAC):
     name, summary = "ridged", "RanPAC by another name"
@@ -295,6 +301,38 @@ def _forge(folder: Path, old: str, new: str) -> None:
     """Change the state of a learner, checksum included."""
     with LearnerDirectory(folder) as directory:
         directory.write_state(json.loads(json.dumps(directory.read_state()).replace(old, new)))
+
+
+@pytest.mark.slow
+def test_plugins_go_all_the_way(
+    package: Package, tiny_clip: Path, two_folders: str, paint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run by two processes, its judgment and comparison; a learner that is taught, asked and exported."""
+    names = {"mixed": "Mixed", "ridged": "Ridged"}
+    site = package("brought", methods=names, selectors={"near": "Near"}, streams={"halves": "halves"})
+    stream, run = two_folders.replace("folders:", "halves:"), tmp_path / "run"
+    steps = ["--set", "iterations=2", "--set", "batch=4", "--set", "warmup=1", "--set", "keep_stages=true"]
+    line = ["run", "--stream", stream, "--method", "mixed", "--backbone", str(tiny_clip), "--out", str(run), *steps]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "everclip"]
+    done = subprocess.run(
+        [sys.executable, *launch, *line],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(site), *sys.path]), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    model = str(tmp_path / "model")
+    for command, said in (
+        ([*line, "--resume"], "mixed"),
+        (["judge", str(run), "--selector", "near", "--out", str(tmp_path / "judged")], "mixed"),
+        (["compare", str(run), str(tmp_path / "judged"), "--mix"], "mixed"),
+        (["learn", model, str(paint), "--method", "ridged", "--backbone", str(tiny_clip)], "paint"),
+        (["predict", model, str(paint / "test"), "--json"], '"task": "paint"'),
+        (["export", model, str(tmp_path / "answers.onnx")], "answers.onnx"),
+    ):
+        status, out, err = everclip_says(capsys, *command)
+        assert status == 0, err
+        assert said in out + err, command
 
 
 @pytest.mark.parametrize("text", ["folders:a", "finetune", "a.b", "a:b:c", ":a", "a b:c", "a-b:c"])

@@ -42,7 +42,7 @@ def torchrun(function: str, job: object, cache: Path, count: int = 2) -> subproc
 
 @pytest.fixture(scope="module")
 def stream(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Two image folders; no class twice, for of two equal prompts rounding decides."""
+    """Two image folders. One class is in both: of two equal prompts the first wins, in one process and in two."""
     root = tmp_path_factory.mktemp("folders")
     first = tiny.image_folder(root / "paint", ["red", "green", "blue"])
     return f"folders:{first},{tiny.image_folder(root / 'cloth', ['gray', 'violet'], seed=1)}"
