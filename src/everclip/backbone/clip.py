@@ -1,15 +1,14 @@
 """One CLIP for every method: loading, encoding, the blocks of both towers, the evaluation view.
 
 A `Backbone` wraps an open_clip model and adds what open_clip leaves to its callers: one name for every source of
-weights, text cut to the longest prompt of a batch where that is exact, bf16 autocast inside `encode_*`, and a digest of
-the weights by which caches and checkpoints recognize the model.
+weights, text cut to the longest prompt of a batch where that is exact, bf16 autocast inside `encode_*`, and a digest
+by which caches and checkpoints recognize the model.
 """
 
 from __future__ import annotations
 
 import copy
 import difflib
-import hashlib
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -28,8 +27,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from everclip.backbone.foreign import OpenClip, TextTower, Tokenizer
+from everclip.backbone.identity import digest, former_digests
 from everclip.backbone.tokens import output_tokens
 from everclip.errors import EverclipError, InputError
+from everclip.storage.identity import Identity
 
 Precision = Literal["float32", "bf16"]
 
@@ -293,18 +294,21 @@ class Backbone(nn.Module):
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over structure, preprocessing and all weights: the identity that caches and checkpoints record.
+        """What caches, learners and runs know the model by: see `everclip.backbone.identity`.
 
         Taken from the weights as loaded: a method trains a `clone`, never the backbone itself.
         """
-        sha = hashlib.sha256()
-        # The same tensors under another activation, head count or normalization are another model.
-        heads = [getattr(module, "num_heads", None) for module in self.model.modules()]
-        sha.update(f"{self.model!r}{heads}{self.view}".encode())
-        for name, tensor in sorted(self.model.state_dict().items()):
-            sha.update(f"{name}{tuple(tensor.shape)}".encode())
-            sha.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
-        return sha.hexdigest()[:32]
+        return digest(self.model, self.view)
+
+    @cached_property
+    def former_digests(self) -> tuple[str, ...]:
+        """What files of earlier versions of EverCLIP call the same model."""
+        return tuple(former_digests(self.model, self.view))
+
+    @property
+    def identity(self) -> Identity:
+        """The digest with its former ones."""
+        return Identity(self.digest, lambda: self.former_digests)
 
     def clone(self, share_weights: bool = False) -> Backbone:
         """A second model; tokenizer and view are shared.

@@ -18,6 +18,7 @@ from torch import Tensor
 from everclip.backbone.clip import Backbone
 from everclip.backbone.prompts import class_tokens, encode_classes, encode_texts
 from everclip.data import Images, LabeledEmbeddings, ViewedImages, cache_key, embedding_cache, streamed_cache
+from everclip.data.cache import Keys
 from everclip.errors import InputError
 from everclip.system.processes import gathered, share, world
 
@@ -137,7 +138,8 @@ class FrozenFeatures:
                 )
             return data.embeddings
         encode = self.backbone.encode_image
-        return embedding_cache(self._key(data), lambda: embed_images(data, encode, self.backbone).numpy())
+        key, former = self._keys(data.key)
+        return embedding_cache(key, lambda: embed_images(data, encode, self.backbone).numpy(), former)
 
     def _tokens(self, data: ViewedImages | LabeledEmbeddings) -> np.ndarray:
         """(N, T, D): much larger than the images themselves, so it never stands in memory as a whole."""
@@ -147,17 +149,25 @@ class FrozenFeatures:
         parts = np.split(np.arange(len(data)), range(together, len(data), together))
         encode = self.backbone.encode_tokens
         tokens = (embed_images(data, encode, self.backbone, rows).numpy() for rows in parts)
-        return streamed_cache(self._key(data, "tokens"), len(data), lambda: tokens)
+        key, former = self._keys(data.key, "tokens")
+        return streamed_cache(key, len(data), lambda: tokens, former)
 
-    def _key(self, data: ViewedImages, *what: str) -> str:
+    def _keys(self, *what: str, view: bool = True) -> tuple[str, Keys]:
+        """The key of features in the cache, and what gives those under which earlier versions stored them.
+
+        Args:
+            what: the features are of.
+            view: they are of images, seen through the view.
+        """
         backbone = self.backbone
-        return cache_key(backbone.digest, backbone.view.key, backbone.precision, backbone.device.type, data.key, *what)
+        rest = [*([backbone.view.key] if view else []), backbone.precision, backbone.device.type, *what]
+        return cache_key(backbone.digest, *rest), lambda: [cache_key(old, *rest) for old in backbone.former_digests]
 
     def texts(self, tokens: Tensor) -> Tensor:
         """Un-normalized text features (P, D) of token ids (P, context), float32 on the CPU; cached as images are."""
-        backbone = self.backbone
-        key = cache_key(backbone.digest, backbone.precision, backbone.device.type, "texts", str(tokens.tolist()))
-        array = embedding_cache(key, lambda: encode_texts(backbone.encode_text, tokens).cpu().numpy())
+        encode = self.backbone.encode_text
+        key, former = self._keys("texts", str(tokens.tolist()), view=False)
+        array = embedding_cache(key, lambda: encode_texts(encode, tokens).cpu().numpy(), former)
         return torch.from_numpy(np.array(array))
 
     def classes(self, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:

@@ -6,7 +6,17 @@ from everclip.data.decode import IMAGE_SUFFIXES, load_rgb
 from everclip.data.embeddings import EmbeddingData, LabeledEmbeddings, read_embeddings
 from everclip.data.folders import FolderImages, ImageFolder, read_folder, read_unlabeled
 from everclip.data.given import DatasetImages, GivenImage, GivenImages, LabeledDataset, LabeledImages, labeled_images
-from everclip.data.images import DecodedImages, Images, View, ViewedImages, decoded, view_pixels, viewed, views
+from everclip.data.images import (
+    DecodedImages,
+    Images,
+    View,
+    ViewedImages,
+    content_key,
+    decoded,
+    view_pixels,
+    viewed,
+    views,
+)
 from everclip.data.names import DEFAULT_TEMPLATES, check_class_names, check_encodable, check_templates, plain_name
 from everclip.data.source import BadImage, ImageSource, Joined, Reduced, few_shot, split
 from everclip.data.texts import read_texts
@@ -37,6 +47,7 @@ __all__ = [
     "check_class_names",
     "check_encodable",
     "check_templates",
+    "content_key",
     "decoded",
     "embedding_cache",
     "few_shot",

@@ -49,12 +49,21 @@ def written_atomically(path: Path) -> Iterator[BinaryIO]:
         ) from error
 
 
-def embedding_cache(key: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
+Keys = Callable[[], Iterable[str]]
+"""Gives keys under which an earlier version of EverCLIP stored the same array."""
+
+
+def _no_keys() -> Iterable[str]:
+    return ()
+
+
+def embedding_cache(key: str, compute: Callable[[], np.ndarray], former: Keys = _no_keys) -> np.ndarray:
     """Return the array stored under a key, computing and storing it when there is none or it is broken.
 
     Args:
         key: a file name, e.g. a `cache_key` of the model, its weights and `Images.key`.
         compute: returns the array, of any shape and any type but `object`.
+        former: asked only where there is no array under the key; one that is found under a former key gets this one.
 
     Returns:
         The stored array, memory-mapped and read-only.
@@ -62,16 +71,19 @@ def embedding_cache(key: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
     Raises:
         InputError: the cache folder cannot be written.
     """
-    return _cached(key, lambda file: np.save(file, compute(), allow_pickle=False))
+    return _cached(key, lambda file: np.save(file, compute(), allow_pickle=False), former)
 
 
-def streamed_cache(key: str, rows: int, parts: Callable[[], Iterable[np.ndarray]]) -> np.ndarray:
+def streamed_cache(
+    key: str, rows: int, parts: Callable[[], Iterable[np.ndarray]], former: Keys = _no_keys
+) -> np.ndarray:
     """As `embedding_cache`, for an array that may be larger than the memory: it is written as its parts come.
 
     Args:
         key: as there.
         rows: N, of all parts together.
         parts: gives the array (N, …) as parts (B, …), at least one.
+        former: as there.
 
     Returns:
         The stored array, memory-mapped and read-only.
@@ -88,19 +100,32 @@ def streamed_cache(key: str, rows: int, parts: Callable[[], Iterable[np.ndarray]
                 np.lib.format.write_array_header_2_0(file, header)
             file.write(np.ascontiguousarray(part).data)
 
-    return _cached(key, write)
+    return _cached(key, write, former)
 
 
-def _cached(key: str, write: Callable[[BinaryIO], None]) -> np.ndarray:
+def _cached(key: str, write: Callable[[BinaryIO], None], former: Keys) -> np.ndarray:
     """The array stored under a key, memory-mapped; written first where there is none or it is broken."""
     path = cache_dir() / "embeddings" / f"{key}.npy"
-    if by_main(lambda: _load(path) is None):
+    if by_main(lambda: _load(path) is None and not _renamed(path, former)):
         # All processes compute their share of the array; one of them stores it.
         with written_atomically(path) if is_main() else open(os.devnull, "wb") as file:
             write(file)
         barrier()
     stored: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     return stored
+
+
+def _renamed(path: Path, former: Keys) -> bool:
+    """Give an array that an earlier version stored its name of today; whether there was one."""
+    if not (path.parent.is_dir() and any(path.parent.iterdir())):
+        return False  # nothing is stored at all: do not even compute the former keys
+    for key in former():
+        old = path.with_name(f"{key}.npy")
+        if _load(old) is not None:
+            with contextlib.suppress(OSError):  # a cache that can't be written says so when the array is
+                old.replace(path)
+                return True
+    return False
 
 
 def _load(path: Path) -> np.ndarray | None:

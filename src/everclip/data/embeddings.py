@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,12 @@ class LabeledEmbeddings:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def content(self) -> str:
+        """Hex BLAKE2b-128 of the embeddings, of their shape and float32 values."""
+        numbers = np.ascontiguousarray(self.embeddings, dtype="<f4")
+        return hashlib.blake2b(json.dumps(numbers.shape).encode() + numbers.tobytes(), digest_size=16).hexdigest()
 
     def select(self, indices: np.ndarray) -> LabeledEmbeddings:
         """Return the rows at `indices`, in that order."""

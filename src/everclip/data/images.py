@@ -60,6 +60,8 @@ class Images:
         labels: (N,) int64.
         skipped: (name, reason) of every image that could not be used.
         key: hex hash of all pixels and shapes, to build the keys of what is computed from them.
+        content: hex hash of the digests of all images of the source, the skipped ones included: what the images are,
+            whatever reads them and wherever they lie.
     """
 
     def __init__(self, source: ImageSource, index: dict[str, Any], pixels: np.ndarray) -> None:
@@ -71,6 +73,7 @@ class Images:
         self.labels = source.labels[self._kept]
         self.skipped: list[tuple[str, str]] = [(source.name(position), reason) for position, reason in index["skipped"]]
         self.key: str = index["key"]
+        self.content: str = index["content"]
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -198,22 +201,36 @@ def _cached(
     workers: int,
     progress: Progress | None,
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """Return the index and the flat pixels of all images, from the cache file or by building it first."""
+    """Return the index and the flat pixels of all images, from the cache file or by building it first.
+
+    The index gets the `content` of the source besides.
+    """
     if not len(source):
         raise InputError("there is no image to read; check that this part of the dataset is not empty")
 
-    def built() -> Path:
+    def built() -> tuple[Path, str]:
         with ThreadPoolExecutor(workers) as pool:
-            digests = list(_in_order(pool, source.digest, len(source)))
+            digests = _digests(source, pool)
             path = cache_dir() / "images" / f"{cache_key(FORMAT, transform_key, *digests)}.pixels"
             if _open(path) is None:
                 _build(path, source, digests, transform, pool, progress)
-        return path
+        return path, cache_key(*digests)
 
-    path = by_main(built)
+    path, content = by_main(built)
     if (stored := _open(path)) is None:
         raise InputError(f"{path} was damaged while it was written; check the disk or set EVERCLIP_CACHE")
-    return stored
+    index, pixels = stored
+    return index | {"content": content}, pixels
+
+
+def content_key(source: ImageSource, workers: int = 2) -> str:
+    """What `Images.content` of a source is; every file is read, no image is decoded."""
+    with ThreadPoolExecutor(workers) as pool:
+        return cache_key(*_digests(source, pool))
+
+
+def _digests(source: ImageSource, pool: ThreadPoolExecutor) -> list[str]:
+    return list(_in_order(pool, source.digest, len(source)))
 
 
 def _open(path: Path) -> tuple[dict[str, Any], np.ndarray] | None:

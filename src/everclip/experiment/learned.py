@@ -9,7 +9,8 @@ from typing import Any
 from everclip.errors import InputError
 from everclip.experiment.config import HOW_NOT_WHAT, Config
 from everclip.methods import Method
-from everclip.storage.run import RunDirectory, State
+from everclip.storage.identity import Identity
+from everclip.storage.run import RunDirectory
 from everclip.streams import TaskInfo
 
 HOW_JUDGED = frozenset({"candidates", "routing", "selector", "reference"})
@@ -21,19 +22,17 @@ class LearnedRun:
 
     Args:
         config: of the new judgment. Everything except how to judge must be as in the run.
-        state: of the new judgment. Method, backbone and data must be those of the run.
+        method, backbone, data: of the new judgment. They must be those of the run.
 
     Raises:
         InputError: no such run, not finished, its stages were not kept, or it learned something else.
         EverclipError: it is damaged, or was made with other weights or data.
     """
 
-    def __init__(self, config: Config, state: State) -> None:
+    def __init__(self, config: Config, method: str, backbone: Identity, data: Identity) -> None:
         path = Path(str(config.setup.learned))
         self.directory = RunDirectory(path)
-        learned = (
-            self.directory.load_state(state.method, state.backbone, state.data) if _is_run(self.directory) else None
-        )
+        learned = self.directory.load_state(method, backbone, data) if _is_run(self.directory) else None
         if learned is None or not learned.finished:
             raise InputError(f"{path} holds no finished run; finish it by --resume, then judge it.")
         if len(learned.stages) != learned.stages_learned:

@@ -21,12 +21,11 @@ from everclip.data import (
     Joined,
     LabeledEmbeddings,
     ViewedImages,
-    cache_key,
     read_texts,
     read_unlabeled,
 )
 from everclip.engine.evaluation import Evaluator, Outcome, TestSet
-from everclip.engine.material import Material, data_digest
+from everclip.engine.material import Material, data_identity, reference_identity
 from everclip.engine.training import Position, Trainer, TrainingSet, accumulate, mix
 from everclip.errors import InputError
 from everclip.experiment.config import HOW_NOT_WHAT, Config
@@ -134,25 +133,21 @@ class Experiment:
         self.selector: Selector = selector_type(config.selector_settings)
         if self.method.routed and self.selector.reads_features:
             self.selector.read(self.tests[0].data, self.features)  # what it can't read is refused now, not hours later
-        self.state = State(
-            self.method_type.name,
-            self.backbone.digest,
-            data_digest(self.stream.tasks, self.tests),
-            self._reference_digest(texts),
-        )
+        self.data = data_identity(self.stream.tasks, self.tests)
+        self.looked_at = reference_identity(self.reference, self.selector.feature_digest, texts or ())
+        self.state = State(self.method_type.name, self.backbone.digest, self.data.digest, self.looked_at.digest)
         self.source: LearnedRun | None = None
         if config.setup.learned is not None:
             if not self.method.routed:
                 raise InputError(
                     f"method '{self.method_type.name}' has one answer for every image: no selector matters."
                 )
-            self.source = LearnedRun(config, self.state)
+            self.source = LearnedRun(config, self.method_type.name, self.backbone.identity, self.data)
 
     def run(self) -> dict[str, Any]:
         """Learn and judge, stage by stage; write the results. The directory's lock must be held."""
         directory = self.directory
-        state = self.state
-        restored = directory.load_state(state.method, state.backbone, state.data, state.reference)
+        restored = directory.load_state(self.method_type.name, self.backbone.identity, self.data, self.looked_at)
         if restored is not None:
             self._restore(restored)
             done = f"{self.state.stages_learned} of {len(self._stages)} stages learned"
@@ -174,11 +169,6 @@ class Experiment:
     def _stages(self) -> list[list[Task]]:
         tasks = list(self.stream.tasks)
         return [tasks] if self.method_type.all_at_once else [[task] for task in tasks]
-
-    def _reference_digest(self, texts: tuple[str, ...] | None) -> str:
-        """What else the method and the selector look at; empty where that is nothing."""
-        parts = [self.reference.key if self.reference is not None else "", self.selector.feature_digest, *(texts or ())]
-        return cache_key(*parts) if any(parts) else ""
 
     def _views(self, rows: Mapping[TaskInfo, Sequence[int] | None]) -> ViewedImages:
         """Training images of tasks, or some rows of them, under the evaluation view."""
@@ -400,7 +390,11 @@ class Experiment:
         header = {
             "everclip": __version__,
             "method": self.method_type.name,
-            "backbone": {"name": self.backbone.name, "digest": self.backbone.digest},
+            "backbone": {
+                "name": self.backbone.name,
+                "digest": self.backbone.digest,
+                "former_digests": list(self.backbone.former_digests),
+            },
             "stream": self.stream.name,
             "scenario": self.stream.scenario,
             "protocol": self.protocol(),

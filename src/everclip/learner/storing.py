@@ -69,7 +69,8 @@ def read(directory: LearnerDirectory, backbone: str | None, device: str) -> Know
     """Load from a directory.
 
     Args:
-        directory: needs no lock.
+        directory: needs no lock. Nothing in it is changed: the digest that an earlier version gave the backbone is
+            accepted, and today's takes its place when the learner is saved the next time.
         backbone: where its weights are now; by default where they were.
         device: where the model goes.
 
@@ -81,7 +82,7 @@ def read(directory: LearnerDirectory, backbone: str | None, device: str) -> Know
     refuse_places(kept.about["settings"], str(directory.path))
     config = LearnerConfig.of(kept.about["settings"] | ({"backbone": backbone} if backbone else {}))
     model = Backbone.load(config.setup.backbone, resolve_device(device), config.setup.precision)
-    if model.digest != kept.about["backbone_digest"]:
+    if not model.identity.is_called(kept.about["backbone_digest"]):
         raise EverclipError(
             f"{directory.path} was learned on other weights than backbone '{model.name}' has now (digest "
             f"{kept.about['backbone_digest']}, not {model.digest}); give the right ones as backbone, or "

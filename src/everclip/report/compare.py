@@ -69,6 +69,7 @@ def compare(
     runs = [_load(Path(path), candidates) for path in run_dirs]
     if not runs:
         raise InputError("There is nothing to compare: give at least one run directory.")
+    _name_backbones_alike(runs)
     differing = _differing([run.protocol for run in runs])
     if differing and not mix:
         raise InputError(_refusal(runs, differing))
@@ -111,6 +112,23 @@ def _load(path: Path, candidates: str | None) -> _Run:
         known = ", ".join(results["by_candidates"])
         raise InputError(f"{path} has no figures for the candidates {candidates!r}; choose one of {known}.")
     return _Run(path, results, protocol)
+
+
+def _name_backbones_alike(runs: Sequence[_Run]) -> None:
+    """Let a backbone be one whatever it was called: it is known by its digest, not by where its files lay.
+
+    Runs of an earlier version hold another digest of the same model, which the later ones name.
+    """
+    later = {old: run.results["backbone"]["digest"] for run in runs for old in _former(run)}
+    names: dict[str, str] = {}
+    for run in runs:
+        digest = run.protocol["backbone digest"]
+        digest = run.protocol["backbone digest"] = later.get(digest, digest)
+        run.protocol["backbone"] = names.setdefault(digest, run.protocol["backbone"])
+
+
+def _former(run: _Run) -> Sequence[str]:
+    return run.results["backbone"].get("former_digests", ())
 
 
 def _differing(mappings: Sequence[Mapping[str, Any]]) -> list[str]:

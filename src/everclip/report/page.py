@@ -246,6 +246,7 @@ def _settings(results: Mapping[str, Any]) -> str:
         + "".join(
             f'<tr><th>{escape(name)}</th><td class="text">{escape(text(value))}</td></tr>\n'
             for name, value in results[group].items()
+            if name != "former_digests"  # of earlier versions: for `compare`, not for readers
         )
         + "</tbody></table>\n"
         for group in groups

@@ -54,9 +54,9 @@ def summarize(
     """All figures of a run as one JSON-able dictionary; percent, full precision, None where undefined.
 
     Args:
-        header: `everclip` (version), `method`, `backbone` {name, digest}, `stream`, `scenario` (multi-domain or
-            class-incremental, which decides what Average and Last are), `protocol` (flat values, with `candidates`
-            and `seed`), `training`, `settings`, `trained_parameters` {per_task, total}.
+        header: `everclip` (version), `method`, `backbone` {name, digest, former_digests}, `stream`, `scenario`
+            (multi-domain or class-incremental, which decides what Average and Last are), `protocol` (flat values, with
+            `candidates` and `seed`), `training`, `settings`, `trained_parameters` {per_task, total}.
         datasets: in task order, each {name, classes, train, validation, test, skipped}.
         correct: per candidate set (it must hold "task" and the protocol's), K rows of K arrays: see `Rows`.
         by_name: like `correct`, where a same-named class of another task counts as right.

@@ -29,14 +29,27 @@ from everclip.errors import EverclipError, InputError
 from everclip.registry import refuse_places
 from everclip.storage.directory import Directory, tensor_bytes
 from everclip.storage.files import sha256
+from everclip.storage.identity import Identity
 from everclip.system.processes import is_main
 
-FORMAT = 4
+FORMAT = 5
 """Version of the checkpoint layout; raised whenever an older EverCLIP could misread a newer run."""
-READS = (3, FORMAT)
-"""Versions that this one reads: 3 lacks `State.start`, which it had no method for."""
+READS = (3, 4, FORMAT)
+"""Versions that this one reads: 3 lacks `State.start`, which it had no method for; 4 lacks `State.training`."""
 
 STATE = "checkpoints/state.json"
+
+
+class OtherContent(EverclipError):
+    """A run was made with something else than what is given now.
+
+    Attributes:
+        what: the field of `State` that differs: `backbone`, `data`, `training` or `reference`.
+    """
+
+    def __init__(self, what: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.what = what
 
 
 @dataclass
@@ -44,9 +57,11 @@ class State:
     """Where a run stands: the content of `state.json`.
 
     Attributes:
-        method: name of the method. `backbone` is the digest of the weights, `data` that of test images, labels, class
+        method: name of the method. `backbone` is the digest of the model, `data` that of test images, labels, class
             names and templates, `reference` that of what is looked at besides. A checkpoint fits only a run in which
             all four are the same.
+        training: for each task whose training images were read, by name, the digest of these. Data are known by what
+            they are, so they may lie elsewhere when the run goes on.
         stages_learned: stages whose learning ended (a stage is a task, or all tasks of an all-at-once method).
         rows: names of the evaluation files that are complete, in order.
         step: steps taken in the current stage, where it is under way.
@@ -77,6 +92,7 @@ class State:
     selector: str | None = None
     learned: list[dict[str, Any]] = field(default_factory=list)
     finished: bool = False
+    training: dict[str, str] = field(default_factory=dict)
 
 
 class RunDirectory(Directory):
@@ -182,14 +198,18 @@ class RunDirectory(Directory):
             )
         return State(**body)
 
-    def load_state(self, method: str, backbone: str, data: str, reference: str | None = None) -> State | None:
+    def load_state(
+        self, method: str, backbone: Identity, data: Identity, reference: Identity | None = None
+    ) -> State | None:
         """The last state, with every file it names checked; None where nothing was saved yet.
 
-        Without `reference` it may be any: what was learned does not depend on it.
+        Without `reference` it may be any: what was learned does not depend on it. Digests that an earlier version of
+        EverCLIP wrote are accepted and replaced in what is returned, so that today's are in the file as soon as the
+        state is saved again; nothing is written here.
 
         Raises:
-            EverclipError: a file is damaged or missing, or the state belongs to another method, backbone, version or
-                to other data.
+            OtherContent: the state belongs to another backbone or to other data.
+            EverclipError: a file is damaged or missing, or the state belongs to another method or version.
         """
         state = self.peek_state()
         if state is None:
@@ -197,24 +217,30 @@ class RunDirectory(Directory):
         path = self.path / STATE
         if state.method != method:
             raise EverclipError(f"{path} belongs to method '{state.method}', not '{method}'; choose another --out.")
-        if state.backbone != backbone:
-            raise EverclipError(
-                f"{path} was made with other backbone weights (digest {state.backbone}, now {backbone}); resume with "
-                "the same weights or choose another --out."
+        if not backbone.is_called(state.backbone):
+            raise OtherContent(
+                "backbone",
+                f"{path} was made with other backbone weights (digest {state.backbone}, now {backbone.digest}); resume "
+                "with the same weights or choose another --out.",
             )
-        if state.data != data:
-            raise EverclipError(
+        if not data.is_called(state.data):
+            raise OtherContent(
+                "data",
                 f"{path} was made on other images, labels, class names or templates than the stream has now; restore "
-                "the data or choose another --out."
+                "the data or choose another --out.",
             )
-        if reference is not None and state.reference != reference:
-            raise EverclipError(
+        if reference is not None and not reference.is_called(state.reference):
+            raise OtherContent(
+                "reference",
                 f"{path} was made with other reference images, reference texts or AlexNet weights than are given now; "
-                "restore them or choose another --out."
+                "restore them or choose another --out.",
             )
         for file, expected in state.files.items():
             if not (self.path / file).is_file():
                 raise self.missing(file)
             if sha256(self.path / file) != expected:
                 raise self.damaged(file)
+        state.backbone, state.data = backbone.digest, data.digest
+        if reference is not None:
+            state.reference = reference.digest
         return state
