@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
+from torch import nn
 
+from everclip.backbone import Backbone
 from everclip.cli import main
+from everclip.errors import EverclipError
 from everclip.learner import Learner, Prediction
 
 from .recorded import QUESTIONS, RECORDED, SETTINGS, command, figures, lay_out, lessons, shown
@@ -86,6 +90,45 @@ def test_a_learner_forgets_what_was_learned_since(learner: Learner) -> None:
     learner.learn("aerial", lessons("aerial"))
     learner.forget("aerial")
     assert_as_recorded(learner)
+
+
+# -- the digest of the backbone ---------------------------------------------------------------------------------------
+
+OLD_DIGEST = "e2b56d1ba4e9b19c569241cfa0d0ee90"
+"""Of `clip`, as it was written then: of the weights and of how torch printed the modules."""
+
+
+def test_the_old_digest_is_replaced_when_a_learner_is_saved(learner: Learner, tmp_path: Path) -> None:
+    before = files(tmp_path / "learner")
+    assert json.loads(before["learner.json"])["state"]["backbone_digest"] == OLD_DIGEST
+    assert files(tmp_path / "learner") == before, "loading changes nothing"
+    learner.save(tmp_path / "learner")
+    about = json.loads((tmp_path / "learner/learner.json").read_text())["state"]
+    assert about["backbone_digest"] == Backbone.load(str(tmp_path / "clip")).digest != OLD_DIGEST
+    assert_as_recorded(Learner.load(tmp_path / "learner", device="cpu"))
+
+
+def test_a_learner_loads_however_torch_words_its_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay_out(tmp_path, "clip", "learner")
+    monkeypatch.setattr(nn.LayerNorm, "extra_repr", lambda self: f"{self.normalized_shape}, eps={self.eps}")
+    assert_as_recorded(Learner.load(tmp_path / "learner", backbone=str(tmp_path / "clip"), device="cpu"))
+
+
+def test_other_weights_are_still_refused(tmp_path: Path) -> None:
+    lay_out(tmp_path, "clip", "learner")
+    weights = load_file(tmp_path / "clip/open_clip_model.safetensors")
+    weights["logit_scale"] += 1
+    save_file(weights, tmp_path / "clip/open_clip_model.safetensors")
+    with pytest.raises(EverclipError, match=rf"other weights than backbone .*\(digest {OLD_DIGEST}, not "):
+        Learner.load(tmp_path / "learner", backbone=str(tmp_path / "clip"), device="cpu")
+
+
+def test_the_old_digest_is_replaced_when_a_run_goes_on(here: Path) -> None:
+    everclip(*command("rail", "rail-cut"), "--resume")
+    state = json.loads((here / "rail-cut/checkpoints/state.json").read_text())["state"]
+    results = json.loads((here / "rail-cut/results.json").read_text())
+    assert state["backbone"] == results["backbone"]["digest"] != OLD_DIGEST
+    everclip("compare", "rail-cut", "finetune")  # of now and of then: the same backbone
 
 
 # -- runs ----------------------------------------------------------------------------------------------------------

@@ -57,6 +57,11 @@ class FrozenImages:
         return np.asarray(self.data.labels)
 
     @property
+    def content(self) -> str:
+        """What the images or embeddings are, wherever they lie."""
+        return self.data.content
+
+    @property
     def skipped(self) -> list[tuple[str, str]]:
         """(name, reason) of every image that could not be used."""
         return self.data.skipped if isinstance(self.data, Images) else []

@@ -133,7 +133,10 @@ def judge(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the judgment that --out holds.")] = False,
     settings: Setting = None,
 ) -> None:
-    """Judge again what a run learned, with another selector or routing, without training."""
+    """Judge again what a run learned, with another selector or routing, without training.
+
+    Where its data or its backbone lie elsewhere by now, say where: --set stream=folders:NEW/A,NEW/B --set backbone=NEW.
+    """
     from everclip.experiment.learned import judgment
 
     options = {"selector": selector, "candidates": candidates, "device": device, "workers": workers}

@@ -8,9 +8,10 @@ from typing import Any
 
 from everclip.errors import InputError
 from everclip.experiment.config import HOW_NOT_WHAT, Config
+from everclip.experiment.moving import Moved, moved, refused
 from everclip.methods import Method
 from everclip.storage.identity import Identity
-from everclip.storage.run import RunDirectory
+from everclip.storage.run import OtherContent, RunDirectory
 from everclip.streams import TaskInfo
 
 HOW_JUDGED = frozenset({"candidates", "routing", "selector", "reference"})
@@ -21,7 +22,7 @@ class LearnedRun:
     """The stages of a run that was made with `keep_stages`.
 
     Args:
-        config: of the new judgment. Everything except how to judge must be as in the run.
+        config: of the new judgment. Everything except how to judge, and where things lie, must be as in the run.
         method, backbone, data: of the new judgment. They must be those of the run.
 
     Raises:
@@ -32,19 +33,23 @@ class LearnedRun:
     def __init__(self, config: Config, method: str, backbone: Identity, data: Identity) -> None:
         path = Path(str(config.setup.learned))
         self.directory = RunDirectory(path)
-        learned = self.directory.load_state(method, backbone, data) if _is_run(self.directory) else None
+        learned = self.directory.peek_state() if _is_run(self.directory) else None
         if learned is None or not learned.finished:
             raise InputError(f"{path} holds no finished run; finish it by --resume, then judge it.")
         if len(learned.stages) != learned.stages_learned:
             raise InputError(f"{path} kept its last stage only; learn it anew with --set keep_stages=true.")
         theirs, ours = _what_is_learned(Config.of(self.directory.read_config())), _what_is_learned(config)
+        self.places: Moved = moved(theirs, ours, ours)
         for name in ours:
-            if theirs[name] != ours[name]:
+            if name not in self.places and theirs[name] != ours[name]:
                 raise InputError(
                     f"{path} learned with {name}={theirs[name]}, not {ours[name]}; a judgment may change only "
                     f"{', '.join(sorted(HOW_JUDGED | HOW_NOT_WHAT))} and the settings of the selector."
                 )
-        self.learned = learned
+        try:
+            self.learned = self.directory.load_state(method, backbone, data) or learned
+        except OtherContent as error:
+            raise refused(error, self.places, path) from None
 
     def load(self, method: Method, stage: int, tasks: list[TaskInfo]) -> None:
         """Bring a method to where it stood at the end of a stage, after `tasks`."""
@@ -57,7 +62,7 @@ def judgment(run: Path, changes: Mapping[str, Any]) -> Config:
 
     Args:
         run: its directory; of a judgment, what that one judged is judged again.
-        changes: how to judge it now; what they leave out stays as it was.
+        changes: how to judge it now, and where what it needs lies now; what they leave out stays as it was.
 
     Raises:
         InputError: no run there, or a change that is not about judging.
@@ -70,7 +75,7 @@ def judgment(run: Path, changes: Mapping[str, Any]) -> Config:
     if changes.get("selector", before.protocol.selector) != before.protocol.selector:
         values = {name: value for name, value in values.items() if name not in before.selector_settings.model_dump()}
     learned = before.setup.learned or str(run)
-    return Config.of(values | {"keep_stages": False} | dict(changes) | {"learned": learned})
+    return Config.of(values | {"keep_stages": False, "learned": learned} | dict(changes))
 
 
 def _what_is_learned(config: Config) -> dict[str, Any]:

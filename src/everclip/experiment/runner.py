@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import numpy as np
@@ -30,11 +31,12 @@ from everclip.engine.training import Position, Trainer, TrainingSet, accumulate,
 from everclip.errors import InputError
 from everclip.experiment.config import HOW_NOT_WHAT, Config
 from everclip.experiment.learned import LearnedRun
+from everclip.experiment.moving import Moved, moved, refused, told
 from everclip.experiment.outcomes import matrix_csv, pack, padded, unpack
 from everclip.methods import Method, MethodConfig, Sources, method_class
 from everclip.report import load_run, render, summarize
 from everclip.selectors import Selector, selector_class
-from everclip.storage.run import RunDirectory, State
+from everclip.storage.run import OtherContent, RunDirectory, State
 from everclip.streams import CANDIDATES, Stream, Task, TaskInfo, open_stream
 from everclip.system.display import Display
 from everclip.system.processes import barrier, is_main, join, main_first, world
@@ -62,43 +64,58 @@ def run(config: Config, out: Path, resume: bool = False, display: Display | None
     directory = RunDirectory(out)
     directory.refuse_foreign_files()
 
-    def refuse_another_run() -> None:
+    def refuse_another_run() -> Moved:
         if directory.exists() and not resume:
             raise InputError(f"{out} already holds a run; go on with it by --resume or choose another --out.")
-        if directory.exists():
-            _refuse_other_config(config, directory)
+        return _moved(config, directory) if directory.exists() else {}
 
-    refuse_another_run()
+    places = refuse_another_run()
     state = directory.peek_state() if directory.exists() else None
-    if state is not None and state.finished and (out / "results.json").is_file():
-        display.note(f"{out} is finished already.")
-        return load_run(out)
+    finished = state is not None and state.finished and (out / "results.json").is_file()
     with torch.random.fork_rng():
-        experiment = Experiment(config, directory, display)
+        if finished:
+            if places:
+                Experiment(config, directory, display, places).stored()
+            display.note(f"{out} is finished already.")
+            return load_run(out)
+        experiment = Experiment(config, directory, display, places)
         with directory:
             refuse_another_run()  # again: another process may have begun one while this one loaded
             return experiment.run()
 
 
-def _refuse_other_config(config: Config, directory: RunDirectory) -> None:
+def _moved(config: Config, directory: RunDirectory) -> Moved:
+    """Settings that name other places than those of the run; any other difference is refused."""
     stored, wanted = directory.read_config(), config.flat()
-    for name in dict.fromkeys([*stored, *wanted]):
-        if name not in HOW_NOT_WHAT and stored.get(name) != wanted.get(name):
+    names = dict.fromkeys([*stored, *wanted])
+    places = moved(stored, wanted, names)
+    for name in names:
+        if name not in HOW_NOT_WHAT and name not in places and stored.get(name) != wanted.get(name):
             raise InputError(
                 f"{directory.path} holds a run with {name}={stored.get(name)}, not {wanted.get(name)}; give the same "
                 "settings to resume it, or choose another --out."
             )
+    return places
 
 
 class Experiment:
     """A configured run: everything is loaded and checked, and nothing is written yet.
 
+    Args:
+        config: of the run.
+        directory: where it goes, or where it was begun.
+        display: shows progress.
+        places: settings that name other places than when the run was begun.
+
     Raises:
         InputError: data, backbone or settings that do not go together.
     """
 
-    def __init__(self, config: Config, directory: RunDirectory, display: Display) -> None:
+    def __init__(
+        self, config: Config, directory: RunDirectory, display: Display, places: Moved = MappingProxyType({})
+    ) -> None:
         self.config = config
+        self.places = places
         self.directory = directory
         self.display = display
         self.method_type = method_class(config.setup.method)
@@ -143,18 +160,19 @@ class Experiment:
                     f"method '{self.method_type.name}' has one answer for every image: no selector matters."
                 )
             self.source = LearnedRun(config, self.method_type.name, self.backbone.identity, self.data)
+            self._recognize(self.source.learned, self.source.places, self.source.directory)
 
     def run(self) -> dict[str, Any]:
         """Learn and judge, stage by stage; write the results. The directory's lock must be held."""
         directory = self.directory
-        restored = directory.load_state(self.method_type.name, self.backbone.identity, self.data, self.looked_at)
+        restored = self.stored()
         if restored is not None:
             self._restore(restored)
             done = f"{self.state.stages_learned} of {len(self._stages)} stages learned"
             where = f", step {self.state.step} of the next" if self.state.step else ""
             self.display.note(f"going on where the run was cut off: {done}{where}.")
         barrier()  # all have read what the main process replaces from now on
-        if not directory.exists():
+        if not directory.exists() or self.places:
             directory.write_config(self.config.flat())
         start = {"resumed": restored is not None, "processes": world()}
         directory.event("start", **start, version=__version__, torch=torch.__version__)
@@ -164,6 +182,31 @@ class Experiment:
             if number >= len(self.state.rows):
                 self._judge(stage[-1])
         return self._finish()
+
+    def stored(self) -> State | None:
+        """Where the run stands on disk, which must be one of this backbone and these data; None where it is not begun.
+
+        Raises:
+            InputError: something else lies at a place that is given now.
+            EverclipError: it is damaged, or was made with other weights or data.
+        """
+        try:
+            state = self.directory.load_state(self.method_type.name, self.backbone.identity, self.data, self.looked_at)
+        except OtherContent as error:
+            raise refused(error, self.places, self.directory.path) from None
+        if state is not None:
+            self._recognize(state, self.places, self.directory)
+        return state
+
+    def _recognize(self, state: State, places: Moved, directory: RunDirectory) -> None:
+        """What else a run at other places must share: the training images of what it learned. Say what moved."""
+        if "stream" in places:
+            for task in self.stream.tasks:
+                before = state.training.get(task.name)
+                if before is not None and self.material.content(task.train) != before:
+                    raise refused(OtherContent("training", ""), places, directory.path)
+        if places:
+            self.display.note(told(places))
 
     @cached_property
     def _stages(self) -> list[list[Task]]:
@@ -242,12 +285,26 @@ class Experiment:
         """What the training steps of a task draw from."""
         what, feed = f"{task.name}: training images", self.method.feed
         if feed == "images":
-            return self.material.decoded(cast(ImageSource, task.train), what)
-        return self.features.frozen(self.material.viewed(task.train, what), feed)
+            decoded = self.material.decoded(cast(ImageSource, task.train), what)
+            self._require_the_same(task, decoded)
+            return decoded
+        views = self.material.viewed(task.train, what)
+        self._require_the_same(task, views)
+        return self.features.frozen(views, feed)
+
+    def _require_the_same(self, task: Task, images: Images | LabeledEmbeddings) -> None:
+        """Remember what a task is learned from; images that changed since it was begun are no longer the task."""
+        if self.state.training.setdefault(task.name, images.content) != images.content:
+            raise OtherContent(
+                "training",
+                f"the training images of '{task.name}' are not those that {self.directory.path} began to learn; "
+                "restore them or choose another --out.",
+            )
 
     def _accumulate(self, task: Task) -> ViewedImages | LabeledEmbeddings:
         """Show a closed-form method the frozen features of a task's training images, each once."""
         data = self.material.viewed(task.train, f"{task.name}: training images")
+        self._require_the_same(task, data)
         accumulate(self.method, self.features.images(data), torch.from_numpy(np.asarray(data.labels)))
         return data
 

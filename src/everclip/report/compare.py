@@ -127,8 +127,8 @@ def _name_backbones_alike(runs: Sequence[_Run]) -> None:
         run.protocol["backbone"] = names.setdefault(digest, run.protocol["backbone"])
 
 
-def _former(run: _Run) -> Sequence[str]:
-    return run.results["backbone"].get("former_digests", ())
+def _former(run: _Run) -> list[str]:
+    return list(run.results["backbone"].get("former_digests", ()))
 
 
 def _differing(mappings: Sequence[Mapping[str, Any]]) -> list[str]:

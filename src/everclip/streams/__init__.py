@@ -40,8 +40,8 @@ def _folders(names: list[str], protocol: Protocol, root: Path) -> list[Dataset]:
 def _folder(name: str, protocol: Protocol) -> Dataset:
     if not Path(name).expanduser().is_dir():
         raise InputError(
-            f"'{name}' in the stream is not a folder; check the path (commas separate folders: rename or link one "
-            "that has a comma in its name)."
+            f"'{name}' in the stream is not a folder; check the path, or name the place where it lies now (commas "
+            "separate folders: rename or link one that has a comma in its name)."
         )
     folder = read_folder(Path(name).expanduser(), seed=protocol.seed)
     return Dataset(folder.name, folder.class_names, folder.templates, folder.train, folder.test)
