@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from torch.utils.data import Subset
 
 from everclip.data import BadImage, DatasetImages, GivenImages, labeled_images, views
 from everclip.errors import InputError
@@ -115,3 +116,24 @@ def test_views_come_one_by_one_and_bad_ones_among_them() -> None:
     assert first.shape == (3, 4, 4)
     assert np.array_equal(first, third)
     assert isinstance(second, BadImage)
+
+
+def test_a_number_is_a_place_in_the_names_and_a_name_is_looked_up() -> None:
+    names = ["dog", "cat"]
+    for given in (
+        [(PIXELS, 1), (PIXELS, 0)],
+        (np.stack([PIXELS, PIXELS]), [1, 0]),
+        [(PIXELS, "Cat"), (PIXELS, "dog")],
+        Pairs([(PIXELS, 0), (PIXELS, 1)]),  # it lists cat before dog
+    ):
+        read = labeled_images(given, class_names=names)
+        assert (read.class_names, read.source.labels.tolist()) == (("dog", "cat"), [1, 0])
+    with pytest.raises(InputError, match="numbers for labels; give class names instead"):
+        labeled_images([(PIXELS, 1)])
+    with pytest.raises(InputError, match="the class 'cat', which is not listed among dog"):
+        labeled_images([(PIXELS, "cat")], class_names=["dog"])
+
+
+def test_a_subset_tells_its_labels_without_being_read() -> None:
+    read = labeled_images(Subset(WithTargets([(), ()]), [1]))
+    assert (read.class_names, read.source.labels.tolist()) == (("cat", "dog"), [0])

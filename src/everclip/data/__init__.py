@@ -3,7 +3,7 @@
 from everclip.data.augment import TrainingView, training_batch
 from everclip.data.cache import cache_dir, cache_key, embedding_cache, streamed_cache
 from everclip.data.decode import IMAGE_SUFFIXES, load_rgb
-from everclip.data.embeddings import EmbeddingData, LabeledEmbeddings, read_embeddings
+from everclip.data.embeddings import EmbeddingData, LabeledEmbeddings, labeled_embeddings, read_embeddings
 from everclip.data.folders import FolderImages, ImageFolder, read_folder, read_unlabeled
 from everclip.data.given import DatasetImages, GivenImage, GivenImages, LabeledDataset, LabeledImages, labeled_images
 from everclip.data.images import (
@@ -51,6 +51,7 @@ __all__ = [
     "decoded",
     "embedding_cache",
     "few_shot",
+    "labeled_embeddings",
     "labeled_images",
     "load_rgb",
     "plain_name",

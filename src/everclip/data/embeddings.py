@@ -34,9 +34,9 @@ class LabeledEmbeddings:
         numbers = np.ascontiguousarray(self.embeddings, dtype="<f4")
         return hashlib.blake2b(json.dumps(numbers.shape).encode() + numbers.tobytes(), digest_size=16).hexdigest()
 
-    def select(self, indices: np.ndarray) -> LabeledEmbeddings:
-        """Return the rows at `indices`, in that order."""
-        return LabeledEmbeddings(self.embeddings[indices], self.labels[indices])
+    def select(self, indices: np.ndarray, labels: np.ndarray | None = None) -> LabeledEmbeddings:
+        """Return the rows at `indices`, in that order; `labels` are theirs in it, by default those they have."""
+        return LabeledEmbeddings(self.embeddings[indices], self.labels[indices] if labels is None else labels)
 
 
 @dataclass(frozen=True)
@@ -121,26 +121,43 @@ def _strings(array: np.ndarray, key: str, path: Path) -> tuple[str, ...]:
 
 
 def _labeled(arrays: dict[str, np.ndarray], part: str, classes: int, path: Path) -> LabeledEmbeddings:
-    embeddings, labels = arrays[f"{part}embeddings"], arrays[f"{part}labels"]
+    return labeled_embeddings(arrays[f"{part}embeddings"], arrays[f"{part}labels"], classes, str(path), part)
+
+
+def labeled_embeddings(
+    embeddings: np.ndarray, labels: np.ndarray, classes: int, where: str, part: str = ""
+) -> LabeledEmbeddings:
+    """Embeddings from outside, checked.
+
+    Args:
+        embeddings: (N, D) of floating-point numbers.
+        labels: (N,) integers, 0 to classes - 1.
+        classes: how many there are.
+        where: they come from, for messages.
+        part: what the names of the arrays begin with.
+
+    Raises:
+        InputError: another shape or type, a label of no class, or a value that is not finite as float32.
+    """
     if embeddings.ndim != 2 or embeddings.dtype.kind != "f":
-        raise InputError(f"{path}: {part}embeddings must be an array (N, D) of floating-point numbers")
+        raise InputError(f"{where}: {part}embeddings must be an array (N, D) of floating-point numbers")
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise InputError(f"{path}: {part}labels must be an array (N,) of integers")
+        raise InputError(f"{where}: {part}labels must be an array (N,) of integers")
     if len(embeddings) != len(labels):
         raise InputError(
-            f"{path}: {part}embeddings has {len(embeddings)} rows but {part}labels has {len(labels)}; "
+            f"{where}: {part}embeddings has {len(embeddings)} rows but {part}labels has {len(labels)}; "
             "give one label per row"
         )
     if embeddings.size == 0:
-        raise InputError(f"{path}: {part}embeddings is empty; give at least one row and one column")
+        raise InputError(f"{where}: {part}embeddings is empty; give at least one row and one column")
     if (outside := (labels < 0) | (labels >= classes)).any():
         row = int(np.argmax(outside))
-        raise InputError(f"{path}: {part}labels[{row}] is {labels[row]}; labels go from 0 to {classes - 1}")
+        raise InputError(f"{where}: {part}labels[{row}] is {labels[row]}; labels go from 0 to {classes - 1}")
     with np.errstate(over="ignore"):  # what does not fit float32 becomes infinite and is refused below
         embeddings = embeddings.astype(np.float32)
     if not (finite := np.isfinite(embeddings).all(axis=1)).all():
         row = int(np.argmin(finite))
         raise InputError(
-            f"{path}: row {row} of {part}embeddings has a value that is not a finite float32; repair or remove the row"
+            f"{where}: row {row} of {part}embeddings has a value that is not a finite float32; repair or remove the row"
         )
     return LabeledEmbeddings(embeddings, labels.astype(np.int64))

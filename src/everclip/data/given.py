@@ -1,4 +1,4 @@
-"""Images that a caller hands over: paths, PIL images, arrays, or a data set in the manner of torchvision."""
+"""Images that a caller hands over: paths, PIL images, arrays, or a data set in the manner of torch."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from PIL import Image
 
+from everclip.data.arrays import ArrayImages
 from everclip.data.decode import as_rgb, load_rgb
 from everclip.data.folders import read_folder
-from everclip.data.names import DEFAULT_TEMPLATES, check_class_names, plain_name
+from everclip.data.labels import Labels, among, read_labels
+from everclip.data.names import DEFAULT_TEMPLATES
 from everclip.data.source import BadImage, ImageSource
 from everclip.errors import InputError
 
@@ -72,42 +74,38 @@ class GivenImages(ImageSource):
 
 
 class LabeledDataset(Protocol):
-    """What torchvision's data sets have in common: `classes`, and (image, label) by index."""
+    """What data sets of torch that are read by index have in common: (image, label) pairs.
 
-    classes: Sequence[str]
+    Those of torchvision also list their `classes`, whose places the labels are, and all labels as `targets`.
+    """
 
     def __len__(self) -> int:
         """N."""
 
-    def __getitem__(self, index: int) -> Any:
-        """An image and its place in `classes`."""
+    def __getitem__(self, index: int, /) -> Any:
+        """An image and its label."""
 
 
 class DatasetImages(ImageSource):
-    """A data set in the manner of torchvision, without a transform that makes tensors.
+    """A data set in the manner of torch, without a transform that makes tensors or draws at random.
 
     Args:
         dataset: read from one thread at a time, for not all of them allow more; its labels are taken from `targets`
             where it has them, else every item is read once for its label.
 
     Raises:
-        InputError: a label that is no place in `classes`.
+        InputError: an item without a label, or a label that is no place in `classes`.
     """
 
     def __init__(self, dataset: LabeledDataset) -> None:
         self._dataset = dataset
         self._one_at_a_time = threading.Lock()
-        targets = getattr(dataset, "targets", None)
-        if targets is None or len(targets) != len(dataset):
-            targets = [dataset[index][1] for index in range(len(dataset))]
-        self.labels = np.asarray([int(target) for target in targets], dtype=np.int64)
-        outside = (self.labels < 0) | (self.labels >= len(dataset.classes))
-        if outside.any():
-            index = int(outside.argmax())
-            raise InputError(
-                f"item {index} of the data set has the label {self.labels[index]}, but its classes have the labels 0 "
-                f"to {len(dataset.classes) - 1}."
-            )
+        self.said = Labels(read_labels(_targets(dataset), "the data set").places, None)
+        names = listed_classes(dataset)
+        if names is not None:
+            self.said = self.said._replace(class_names=names)
+            among(self.said._replace(class_names=None), names, "the data set")
+        self.labels = self.said.places
 
     def name(self, index: int) -> str:
         """Return `item INDEX`."""
@@ -134,6 +132,31 @@ class DatasetImages(ImageSource):
         except (OSError, ValueError, SyntaxError) as error:
             raise BadImage(name, f"the data set can't read it ({error})") from error
         return _rgb(image, name)
+
+
+def listed_classes(given: object) -> tuple[str, ...] | None:
+    """The class names that a data set lists, or the one that it is a `Subset` of; None where it lists none."""
+    listed = getattr(given, "classes", None)
+    if listed is None and hasattr(given, "dataset") and hasattr(given, "indices"):
+        return listed_classes(given.dataset)
+    return None if listed is None else tuple(str(name) for name in listed)
+
+
+def _targets(dataset: Any) -> Sequence[Any]:
+    """All labels, without reading an image where that can be avoided."""
+    targets = getattr(dataset, "targets", None)
+    if targets is not None and len(targets) == len(dataset):
+        return targets if hasattr(targets, "shape") else list(targets)
+    if hasattr(dataset, "dataset") and hasattr(dataset, "indices"):
+        whole = _targets(dataset.dataset)
+        return [whole[index] for index in dataset.indices]
+    found = []
+    for index in range(len(dataset)):
+        item = dataset[index]
+        if not (isinstance(item, tuple | list) and len(item) >= 2):
+            raise InputError(f"item {index} of the data set is no pair (image, label).")
+        found.append(item[1])
+    return found
 
 
 def _rgb(image: object, name: str) -> Image.Image:
@@ -169,44 +192,57 @@ class LabeledImages:
 
 
 def labeled_images(
-    given: str | Path | Sequence[tuple[GivenImage, str]] | LabeledDataset, part: Literal["train", "test"] = "train"
+    given: Any, part: Literal["train", "test"] = "train", class_names: Sequence[str] | None = None
 ) -> LabeledImages:
     """Labeled images in any of the forms that people have them in.
 
     Args:
-        given: a folder (see `read_folder`), (image, class name) pairs, or a data set in the manner of torchvision.
+        given: a folder (see `read_folder`), (image, label) pairs, a data set in the manner of torch, or a pair of
+            arrays: images (N, H, W, 3) or (N, H, W) uint8 and labels (N,). A label is a class name or a number.
         part: of a folder that is divided into train and test; of any other, all images are meant.
+        class_names: what the labels shall count: a number is a place in it, and names are looked up in it. By default
+            the names of the data themselves, in the order of a folder or a data set, or in which they first appear.
 
     Raises:
-        InputError: it is none of these, or a folder or class names that can't be used.
+        InputError: it is none of these, or a folder, labels or class names that can't be used.
     """
+    templates = None
+    source: ImageSource
     if isinstance(given, str | Path):
         folder = read_folder(Path(given).expanduser(), test_fraction=0, least_classes=1)
         templates = folder.templates if folder.templates != DEFAULT_TEMPLATES else None
         source = folder.test if part == "test" and len(folder.test) else folder.train
-        return LabeledImages(source, folder.class_names, templates)
-    if hasattr(given, "classes"):
-        names = tuple(str(name) for name in given.classes)
-        check_class_names(names, "the data set", least=1)
-        return LabeledImages(DatasetImages(given), names, None)
-    if not isinstance(given, Sequence):
+        said, where = Labels(source.labels, folder.class_names), str(given)
+    elif is_pair_of_arrays(given):
+        pixels, where = given[0], f"the array of {part} images"
+        said = read_labels(given[1], where)
+        if pixels.dtype != np.uint8 or not (pixels.ndim == 3 or (pixels.ndim == 4 and pixels.shape[3] == 3)):
+            raise InputError(f"{where} must be (N, H, W, 3) uint8, not {pixels.shape} {pixels.dtype}.")
+        if len(pixels) != len(said.places):
+            raise InputError(f"{where} holds {len(pixels)}, but there are {len(said.places)} labels; give one each.")
+        source = ArrayImages(f"array/{part}", pixels, said.places)
+    elif isinstance(given, Sequence):
+        where = "the list of images"
+        for index, pair in enumerate(given):
+            if not (isinstance(pair, tuple | list) and len(pair) == 2):
+                raise InputError(f"item {index} of the list is no pair (image, class name), such as ('a.jpg', 'cat').")
+        said = read_labels([label for _, label in given], where)
+        source = GivenImages([image for image, _ in given], said.places)
+    elif hasattr(given, "__getitem__") and hasattr(given, "__len__"):
+        where = "the data set"
+        dataset = DatasetImages(given)
+        source, said = dataset, dataset.said
+    else:
         raise InputError(
             f"images of type {type(given).__name__} can't be read; give a folder, a list of (image, class name) pairs, "
-            "or a data set with classes."
+            "a pair of arrays, or a data set that is read by index."
         )
-    images: list[GivenImage] = []
-    labels: list[int] = []
-    names_of: dict[str, str] = {}
-    numbers: dict[str, int] = {}
-    for index, pair in enumerate(given):
-        if not (isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[1], str)):
-            raise InputError(f"item {index} of the list is no pair (image, class name), such as ('a.jpg', 'cat').")
-        plain = plain_name(pair[1])
-        names_of.setdefault(plain, pair[1].strip())
-        images.append(pair[0])
-        labels.append(numbers.setdefault(plain, len(numbers)))
-    if not names_of:
-        raise InputError("the list of images is empty; give at least one (image, class name) pair.")
-    check_class_names(tuple(names_of.values()), "the list of images", least=1)
-    source = GivenImages(images, np.array(labels, dtype=np.int64))
-    return LabeledImages(source, tuple(names_of.values()), None)
+    labels, names = among(said, class_names, where)
+    if labels is not source.labels and not np.array_equal(labels, source.labels):
+        source = source.select(np.arange(len(source)), labels)
+    return LabeledImages(source, names, templates)
+
+
+def is_pair_of_arrays(given: object) -> bool:
+    """Whether it is data in one array and labels beside it, and not a list of pairs."""
+    return isinstance(given, tuple | list) and len(given) == 2 and isinstance(given[0], np.ndarray)
