@@ -7,6 +7,7 @@ import pytest
 from everclip.engine.training import TrainingConfig
 from everclip.errors import InputError
 from everclip.experiment.config import Config, Setup, default_directory
+from everclip.experiment.runner import run
 from everclip.methods import METHODS
 from everclip.selectors import SELECTORS
 from everclip.streams import Protocol
@@ -42,10 +43,19 @@ def refused(values: dict) -> str:
     return message
 
 
-@pytest.mark.parametrize("missing", NEEDED)
-def test_method_and_stream_are_needed(missing: str):
-    assert f"--{missing}" in refused({name: value for name, value in NEEDED.items() if name != missing})
-    assert f"--{missing}" in refused(NEEDED | {missing: ""})
+@pytest.mark.parametrize("nothing", [{}, {"method": ""}])
+def test_a_method_is_needed(nothing: dict):
+    assert "--method" in refused({"stream": "folders:a,b"} | nothing)
+
+
+@pytest.mark.parametrize("nothing", [{}, {"stream": ""}, {"stream": None}])
+def test_a_stream_is_needed_unless_a_program_gives_one(nothing: dict, tmp_path: Path):
+    config = Config.of({"method": "finetune"} | nothing)
+    assert config.setup.stream is None
+    for use in (lambda: run(config, tmp_path / "run"), lambda: default_directory(config)):
+        with pytest.raises(InputError, match=r"no stream is given; name one with --stream .* out, stream="):
+            use()
+    assert not (tmp_path / "run").exists()
 
 
 def test_unknown_name_lists_the_valid_ones():

@@ -30,12 +30,13 @@ class GivenImages(ImageSource):
     Args:
         items: N images.
         labels: (N,) int64; all 0 by default.
+        called: what the names of images that are no files begin with.
 
     Raises:
         InputError: an item is no image at all.
     """
 
-    def __init__(self, items: Sequence[GivenImage], labels: np.ndarray | None = None) -> None:
+    def __init__(self, items: Sequence[GivenImage], labels: np.ndarray | None = None, called: str = "") -> None:
         for index, item in enumerate(items):
             if not isinstance(item, str | Path | Image.Image | np.ndarray):
                 raise InputError(
@@ -43,12 +44,13 @@ class GivenImages(ImageSource):
                     "uint8."
                 )
         self._items = items
+        self._called = called
         self.labels = np.zeros(len(items), dtype=np.int64) if labels is None else labels
 
     def name(self, index: int) -> str:
         """Return the path, or `image INDEX`."""
         item = self._items[index]
-        return str(item) if isinstance(item, str | Path) else f"image {index}"
+        return str(item) if isinstance(item, str | Path) else f"{self._called}image {index}"
 
     def digest(self, index: int) -> str:
         """Return the hex BLAKE2b-128 of the file's bytes, of the pixels, or of what is wrong with either."""
@@ -92,13 +94,15 @@ class DatasetImages(ImageSource):
     Args:
         dataset: read from one thread at a time, for not all of them allow more; its labels are taken from `targets`
             where it has them, else every item is read once for its label.
+        called: what the names of its images begin with.
 
     Raises:
         InputError: an item without a label, or a label that is no place in `classes`.
     """
 
-    def __init__(self, dataset: LabeledDataset) -> None:
+    def __init__(self, dataset: LabeledDataset, called: str = "") -> None:
         self._dataset = dataset
+        self._called = called
         self._one_at_a_time = threading.Lock()
         self.said = Labels(read_labels(_targets(dataset), "the data set").places, None)
         names = listed_classes(dataset)
@@ -109,7 +113,7 @@ class DatasetImages(ImageSource):
 
     def name(self, index: int) -> str:
         """Return `item INDEX`."""
-        return f"item {index}"
+        return f"{self._called}item {index}"
 
     def digest(self, index: int) -> str:
         """Return the hex BLAKE2b-128 of the pixels, or of what is wrong with them."""
@@ -192,7 +196,10 @@ class LabeledImages:
 
 
 def labeled_images(
-    given: Any, part: Literal["train", "test"] = "train", class_names: Sequence[str] | None = None
+    given: Any,
+    part: Literal["train", "test"] = "train",
+    class_names: Sequence[str] | None = None,
+    called: str = "",
 ) -> LabeledImages:
     """Labeled images in any of the forms that people have them in.
 
@@ -202,6 +209,7 @@ def labeled_images(
         part: of a folder that is divided into train and test; of any other, all images are meant.
         class_names: what the labels shall count: a number is a place in it, and names are looked up in it. By default
             the names of the data themselves, in the order of a folder or a data set, or in which they first appear.
+        called: what the names of images that are no files begin with.
 
     Raises:
         InputError: it is none of these, or a folder, labels or class names that can't be used.
@@ -220,17 +228,17 @@ def labeled_images(
             raise InputError(f"{where} must be (N, H, W, 3) uint8, not {pixels.shape} {pixels.dtype}.")
         if len(pixels) != len(said.places):
             raise InputError(f"{where} holds {len(pixels)}, but there are {len(said.places)} labels; give one each.")
-        source = ArrayImages(f"array/{part}", pixels, said.places)
+        source = ArrayImages(f"{called}array", pixels, said.places)
     elif isinstance(given, Sequence):
         where = "the list of images"
         for index, pair in enumerate(given):
             if not (isinstance(pair, tuple | list) and len(pair) == 2):
                 raise InputError(f"item {index} of the list is no pair (image, class name), such as ('a.jpg', 'cat').")
         said = read_labels([label for _, label in given], where)
-        source = GivenImages([image for image, _ in given], said.places)
+        source = GivenImages([image for image, _ in given], said.places, called)
     elif hasattr(given, "__getitem__") and hasattr(given, "__len__"):
         where = "the data set"
-        dataset = DatasetImages(given)
+        dataset = DatasetImages(given, called)
         source, said = dataset, dataset.said
     else:
         raise InputError(

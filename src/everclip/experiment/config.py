@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from everclip.errors import InputError
 from everclip.methods import MethodConfig, method_class
 from everclip.registry import entered
 from everclip.selectors import SelectorConfig, selector_class
-from everclip.streams import Protocol, stream_defaults
+from everclip.streams import Protocol, Stream, in_python, named_seeds, stream_defaults
 
 
 class Setup(BaseModel):
@@ -25,7 +26,9 @@ class Setup(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     method: str = Field(description="see `everclip methods`")
-    stream: str = Field(description="KIND:A,B,…, for example folders:photos,paintings, or a published one: mtil-1, …")
+    stream: str | None = Field(
+        None, description="KIND:A,B,…, for example folders:photos,paintings, or a published one: mtil-1, …"
+    )
     root: str | None = Field(
         None, description="folder of the published data sets; by default $EVERCLIP_DATA, else ./data"
     )
@@ -51,13 +54,18 @@ HOW_NOT_WHAT = frozenset({"device", "workers", "root"})
 
 @dataclass(frozen=True)
 class Config:
-    """A complete, validated configuration. Its fields together form one flat namespace: see `flat`."""
+    """A complete, validated configuration. Its fields together form one flat namespace: see `flat`.
+
+    Attributes:
+        stated: names of the settings that were given, as opposed to those left to defaults.
+    """
 
     setup: Setup
     protocol: Protocol
     training: TrainingConfig
     settings: MethodConfig
     selector_settings: SelectorConfig
+    stated: frozenset[str] = dataclasses.field(default=frozenset(), compare=False, repr=False)
 
     @staticmethod
     def of(values: Mapping[str, Any]) -> Config:
@@ -65,21 +73,59 @@ class Config:
 
         Args:
             values: `method` and `selector` are names; in values that no file gave, also classes, or
-                `package.module:Class`, which is imported.
+                `package.module:Class`, which is imported. `stream` may be left out where the run is given one.
 
         Raises:
             InputError: an unknown name or a bad value, repeated in one sentence with what is valid.
         """
         values = entered(values)
-        for needed in ("method", "stream"):
-            if not values.get(needed):
-                raise InputError(f"no {needed} is given; name one with --{needed} or in a recipe.")
+        if not values.get("method"):
+            raise InputError("no method is given; name one with --method or in a recipe.")
+        if not values.get("stream"):
+            values["stream"] = None
         method = method_class(str(values["method"]))
-        given, values = values, layered({**stream_defaults(str(values["stream"])), **method.defaults}, values)
+        given, values = values, layered({**stream_defaults(values["stream"] or ""), **method.defaults}, values)
         selector = selector_class(str(values.get("selector", Protocol().selector)))
         models = (Setup, Protocol, TrainingConfig, method.Config, selector.Config)
         check_names(given, models, f"method '{method.name}'")
-        return Config(*(validated(model, values) for model in models))
+        setup, protocol, training, settings, selected = (validated(model, values) for model in models)
+        return Config(setup, protocol, training, settings, selected, stated=frozenset(given))
+
+    def stream_name(self) -> str:
+        """The stream's name, as it is recorded.
+
+        Raises:
+            InputError: none is given.
+        """
+        if self.setup.stream is None:
+            raise InputError(
+                "no stream is given; name one with --stream or in a recipe, or in Python give one that you made: "
+                "everclip.run(config, out, stream=...)."
+            )
+        return self.setup.stream
+
+    def on(self, stream: Stream) -> Config:
+        """This configuration for a stream that a program made: with its name, and its protocol where none was stated.
+
+        Raises:
+            InputError: another stream is named already.
+        """
+        name = in_python(stream)
+        if self.setup.stream not in (None, name):
+            raise InputError(
+                f"the configuration names the stream {self.setup.stream}, and stream '{stream.name}' is given beside "
+                "it; leave one of them out."
+            )
+        usual = Protocol()
+        adopted = {
+            setting: value
+            for setting, value in stream.defaults.items()
+            if setting not in self.stated and getattr(self.protocol, setting) == getattr(usual, setting)
+        }
+        # Another selector has other settings; those that were stated stay, and are refused if it has no such one.
+        gone = set(self.selector_settings.model_dump()) - self.stated if "selector" in adopted else set()
+        values = {setting: value for setting, value in self.flat().items() if setting not in gone}
+        return replace(Config.of(values | adopted | {"stream": name}), stated=self.stated)
 
     def flat(self) -> dict[str, Any]:
         """All settings as one flat dictionary that `Config.of` reads back."""
@@ -127,7 +173,7 @@ def validated(model: type[BaseModel], values: Mapping[str, Any]) -> Any:
 
 def default_directory(config: Config) -> Path:
     """Where a run goes when nobody says: `runs/STREAM/METHOD-seedN`."""
-    kind, _, parts = config.setup.stream.partition(":")
+    kind, _, parts = config.stream_name().partition(":")
     names = [kind, *(Path(part.strip()).name for part in parts.split(",") if part.strip())]
     name = re.sub(r"[^\w.+-]+", "-", "-".join(names)).strip("-")
-    return Path("runs") / name[:80] / f"{config.setup.method}-seed{config.protocol.seed}"
+    return Path("runs") / name[:80] / f"{config.setup.method}-seed{named_seeds(config.protocol.model_dump())}"

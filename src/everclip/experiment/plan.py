@@ -14,6 +14,7 @@ from everclip.experiment.config import Config
 from everclip.experiment.runner import Experiment
 from everclip.report.results import text
 from everclip.storage.run import RunDirectory
+from everclip.streams import Stream
 from everclip.system.display import Display
 
 
@@ -58,16 +59,18 @@ class Plan:
         return table
 
 
-def plan(config: Config, out: Path, display: Display | None = None) -> Plan:
+def plan(config: Config, out: Path, display: Display | None = None, stream: Stream | None = None) -> Plan:
     """Load and check all that a run needs, and begin its first stage, without learning; `out` is not touched.
 
-    What a run computes once for all (decoded images, features of the original CLIP) stays in the cache for it.
+    What a run computes once for all (decoded images, features of the original CLIP) stays in the cache for it. `stream`
+    is one that a program made, as for `run`.
 
     Raises:
         InputError: the request cannot be met.
     """
+    config = config if stream is None else config.on(stream)
     with torch.random.fork_rng():
-        experiment = Experiment(config, RunDirectory(out), display or Display(quiet=True))
+        experiment = Experiment(config, RunDirectory(out), display or Display(quiet=True), stream)
         experiment.begin(0)
     method, training, tasks = experiment.method, config.training, experiment.stream.tasks
     lessons = []

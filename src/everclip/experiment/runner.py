@@ -42,15 +42,23 @@ from everclip.system.display import Display
 from everclip.system.processes import barrier, is_main, join, main_first, world
 
 
-def run(config: Config, out: Path, resume: bool = False, display: Display | None = None) -> dict[str, Any]:
+def run(
+    config: Config,
+    out: str | Path,
+    resume: bool = False,
+    display: Display | None = None,
+    stream: Stream | None = None,
+) -> dict[str, Any]:
     """Run an experiment, or continue one; under `torchrun`, together with the other processes.
 
     Args:
-        config: what to run.
+        config: what to run; where `stream` is given it names none, and what it leaves to defaults is as that one says.
         out: the run directory.
         resume: continue the run that `out` holds. If there is none, it is started; if it is finished, this returns at
             once.
         display: shows progress.
+        stream: one that a program made, by `Stream.of`. It is given again to resume the run or to judge what it
+            learned, and must hold the same data then.
 
     Returns:
         The content of `results.json`.
@@ -60,6 +68,8 @@ def run(config: Config, out: Path, resume: bool = False, display: Display | None
         EverclipError: the run stopped; what it had done is kept.
     """
     join(config.setup.device)
+    config, out = config if stream is None else config.on(stream), Path(out)
+    config.stream_name()  # there must be one
     display = display if display and is_main() else Display(quiet=True)
     directory = RunDirectory(out)
     directory.refuse_foreign_files()
@@ -75,10 +85,10 @@ def run(config: Config, out: Path, resume: bool = False, display: Display | None
     with torch.random.fork_rng():
         if finished:
             if places:
-                Experiment(config, directory, display, places).stored()
+                Experiment(config, directory, display, stream, places).stored()
             display.note(f"{out} is finished already.")
             return load_run(out)
-        experiment = Experiment(config, directory, display, places)
+        experiment = Experiment(config, directory, display, stream, places)
         with directory:
             refuse_another_run()  # again: another process may have begun one while this one loaded
             return experiment.run()
@@ -86,7 +96,7 @@ def run(config: Config, out: Path, resume: bool = False, display: Display | None
 
 def _moved(config: Config, directory: RunDirectory) -> Moved:
     """Settings that name other places than those of the run; any other difference is refused."""
-    stored, wanted = directory.read_config(), config.flat()
+    stored, wanted = _completed(directory.read_config(), config), config.flat()
     names = dict.fromkeys([*stored, *wanted])
     places = moved(stored, wanted, names)
     for name in names:
@@ -98,6 +108,12 @@ def _moved(config: Config, directory: RunDirectory) -> Moved:
     return places
 
 
+def _completed(stored: dict[str, Any], config: Config) -> dict[str, Any]:
+    """What a run directory recorded, with today's default for every setting that was not there yet when it did."""
+    named = {name: value for name, value in config.flat().items() if name in ("method", "stream", "selector")}
+    return stored | {name: value for name, value in Config.of(named).flat().items() if name not in stored}
+
+
 class Experiment:
     """A configured run: everything is loaded and checked, and nothing is written yet.
 
@@ -105,6 +121,7 @@ class Experiment:
         config: of the run.
         directory: where it goes, or where it was begun.
         display: shows progress.
+        stream: one that a program made, under any protocol; by default the configuration's is opened.
         places: settings that name other places than when the run was begun.
 
     Raises:
@@ -112,14 +129,23 @@ class Experiment:
     """
 
     def __init__(
-        self, config: Config, directory: RunDirectory, display: Display, places: Moved = MappingProxyType({})
+        self,
+        config: Config,
+        directory: RunDirectory,
+        display: Display,
+        stream: Stream | None = None,
+        places: Moved = MappingProxyType({}),
     ) -> None:
         self.config = config
         self.places = places
         self.directory = directory
         self.display = display
         self.method_type = method_class(config.setup.method)
-        self.stream: Stream = open_stream(config.setup.stream, config.protocol, config.setup.root)
+        if stream is None:
+            stream = open_stream(config.stream_name(), config.protocol, config.setup.root)
+        else:
+            stream = stream.under(config.protocol)
+        self.stream: Stream = stream
         if self.stream.kind not in self.method_type.reads:
             raise InputError(
                 f"method '{self.method_type.name}' learns from {' or '.join(sorted(self.method_type.reads))}, but "
@@ -133,7 +159,7 @@ class Experiment:
         with main_first():
             self.backbone = Backbone.load(config.setup.backbone, device, config.setup.precision)
         self.features = FrozenFeatures(self.backbone)
-        torch.manual_seed(config.protocol.seed)
+        torch.manual_seed(config.protocol.seed_of("init"))
         self.method: Method = self.method_type(self.backbone, config.settings, self.features).to(device)
         self.method.check_stream(self.stream.infos, [len(task.train) for task in self.stream.tasks])
         # All that can be refused without looking at an image is refused by now: decoding a large set takes a while.
@@ -271,7 +297,7 @@ class Experiment:
     def begin(self, number: int) -> None:
         """Begin a stage: prepare what it trains."""
         # What a method draws when a task begins must not depend on what this process drew before.
-        torch.manual_seed(mix(self.config.protocol.seed, number))
+        torch.manual_seed(mix(self.config.protocol.seed_of("init"), number))
         for task in self._stages[number]:
             self.method.begin_task(task.info)
 
@@ -483,7 +509,7 @@ class Experiment:
             "backbone": self.backbone.name,
             "precision": setup.precision,
             "reference": setup.reference and Path(setup.reference).name,
-            **self.config.protocol.model_dump(),
+            **self.config.protocol.recorded(),
         }
 
     def _learned_from(self) -> dict[str, str | None]:

@@ -13,6 +13,7 @@ from everclip.report.cost import cost
 from everclip.report.published import beside, read_benchmark
 from everclip.report.results import load_run, text
 from everclip.report.table import ANY, HEADLINE, Comparison, Row, Value
+from everclip.streams import SEEDS, named_seeds
 
 ROUTING = ("selector", "routing", "reference")
 """Protocol fields that say how an image gets its route."""
@@ -22,15 +23,14 @@ class _Run(NamedTuple):
     path: Path
     results: dict[str, Any]
     protocol: dict[str, Any]
-    """What must agree for figures to be comparable: the protocol without the seed, and more.
+    """What must agree for figures to be comparable: the protocol without the seeds, and more.
 
     How images get their route is `ANY` for runs that have no routes, and for upper bounds, which may know the route.
     """
 
     @property
-    def seed(self) -> int:
-        seed: int = self.results["protocol"]["seed"]
-        return seed
+    def seed(self) -> int | str:
+        return named_seeds(self.results["protocol"])
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def compare(
 
 def _load(path: Path, candidates: str | None) -> _Run:
     results = load_run(path)
-    protocol = {name: value for name, value in results["protocol"].items() if name != "seed"}
+    protocol = {name: value for name, value in results["protocol"].items() if name not in SEEDS}
     # Two things can make figures incomparable without showing in the protocol: other weights under the same
     # backbone name, and test images that were missing or unreadable.
     protocol["backbone digest"] = results["backbone"]["digest"]
@@ -154,7 +154,7 @@ def _refusal(runs: Sequence[_Run], differing: Sequence[str]) -> str:
 
 
 def _refuse_repeats(group: Sequence[_Run]) -> None:
-    seen: dict[int, Path] = {}
+    seen: dict[int | str, Path] = {}
     for run in group:
         if run.seed in seen:
             raise InputError(

@@ -15,9 +15,9 @@ from rich.text import Text
 from everclip.errors import InputError
 from everclip.report.results import text
 from everclip.report.table import ANY, HEADLINE, Comparison, Row, Value
-from everclip.streams import Protocol, stream_defaults
+from everclip.streams import SEEDS, Protocol, stream_defaults
 
-_OURS = ("seed", "selector")
+_OURS = (*SEEDS, "selector")
 """Protocol fields that published rows do not share."""
 
 

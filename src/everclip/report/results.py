@@ -70,6 +70,7 @@ def summarize(
 
     Raises:
         KeyError: a header field or candidate set is missing.
+        ValueError: a scenario without figures of its own.
     """
     datasets = [{**dataset, "chance": 100 / dataset["classes"]} for dataset in datasets]
     # Whether CLIP knows something of a domain is judged among its own classes, for every candidate set.
@@ -78,7 +79,7 @@ def summarize(
     )
     names = [dataset["name"] for dataset in datasets]
     sizes = [len(right) for right in zero_shot["task"]]
-    headline = _class_incremental(sizes) if header["scenario"] == "class-incremental" else _MULTI_DOMAIN
+    headline = _headline_of(header["scenario"], sizes)
     by_candidates = {}
     for candidates, rows in correct.items():
         untouched = zero_shot[candidates]
@@ -178,6 +179,15 @@ def _class_incremental(sizes: Sequence[int]) -> Metrics:
         return metrics.incremental(matrix, sizes, datasets)[..., -1]
 
     return {"transfer": metrics.transfer, "average": average, "last": last}
+
+
+def _headline_of(scenario: str, sizes: Sequence[int]) -> Metrics:
+    """What Transfer, Average and Last are in a scenario; guessed for none."""
+    if scenario == "multi-domain":
+        return _MULTI_DOMAIN
+    if scenario == "class-incremental":
+        return _class_incremental(sizes)
+    raise ValueError(f"what Average and Last are in the scenario {scenario!r} is not known")
 
 
 def _headline(headline: Metrics, matrix: np.ndarray, known: np.ndarray | None = None) -> dict[str, Any]:

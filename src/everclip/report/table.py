@@ -63,7 +63,7 @@ class Row:
     """
 
     label: str
-    seeds: tuple[int, ...]
+    seeds: tuple[int | str, ...]
     upper_bound: bool
     fields: dict[str, Any]
     values: dict[str, Value | None]

@@ -10,13 +10,23 @@ from everclip.data.published import DATASETS, data_root
 from everclip.errors import InputError
 from everclip.registry import Registry
 from everclip.streams.class_incremental import as_one, in_steps
+from everclip.streams.protocol import CANDIDATES, SEEDS, Protocol, named_seeds
 from everclip.streams.published import GROUPS, PUBLISHED_STREAMS, opened
-from everclip.streams.stream import CANDIDATES, Dataset, Protocol, Stream, StreamKind, Task, TaskInfo, build_stream
+from everclip.streams.stream import (
+    SCENARIO_DEFAULTS,
+    Dataset,
+    Stream,
+    StreamKind,
+    Task,
+    TaskInfo,
+    build_stream,
+)
 
 __all__ = [
     "CANDIDATES",
     "GROUPS",
     "PUBLISHED_STREAMS",
+    "SEEDS",
     "STREAMS",
     "Dataset",
     "Protocol",
@@ -24,12 +34,16 @@ __all__ = [
     "StreamKind",
     "Task",
     "TaskInfo",
+    "in_python",
+    "named_seeds",
     "open_stream",
     "stream_defaults",
 ]
 
 DRAWN_TRAIN, DRAWN_TEST = 40, 20
 """Drawn images per class."""
+IN_PYTHON = "python"
+"""The kind that a configuration records of a stream which a program made: it can't be opened by its name."""
 
 
 def _folders(names: list[str], protocol: Protocol, root: Path) -> list[Dataset]:
@@ -52,16 +66,27 @@ def _class_incremental(names: list[str], protocol: Protocol, root: Path) -> list
 
     Classes of one name are one class: a folder brings new ones, or more images of known ones.
     """
-    steps = []
+    steps, shuffled = [], False
     for name in names:
         path, _, count = name.rpartition(":")
         if path and not Path(name).expanduser().is_dir():
             if not count.isdecimal():
                 raise InputError(f"'{name}' in the stream wants a number of steps after the colon, not '{count}'.")
-            steps += in_steps(_folder(path, protocol), int(count), protocol.seed)
+            steps += in_steps(_folder(path, protocol), int(count), protocol.seed_of("order"))
+            shuffled = True
         else:
             steps.append(_folder(name, protocol))
+    if not shuffled:
+        _refuse_order(protocol, "a stream of folders as they are given")
     return as_one(steps)
+
+
+def _refuse_order(protocol: Protocol, stream: str) -> None:
+    if protocol.order_seed is not None:
+        raise InputError(
+            f"order_seed={protocol.order_seed} is for streams that shuffle their classes (cil:DIR:STEPS), but the "
+            f"order of {stream} is fixed; leave it out."
+        )
 
 
 def _drawn(names: list[str], protocol: Protocol, root: Path) -> list[Dataset]:
@@ -98,6 +123,8 @@ def _checked(thing: object, name: str) -> StreamKind:
         raise InputError(f"'{name}' is no kind of stream: that is an everclip.streams.StreamKind.")
     if thing.name != name:
         raise InputError(f"stream '{name}' calls itself '{thing.name}'; let both names be the same.")
+    if name == IN_PYTHON:
+        raise InputError(f"'{name}' is what streams are called that a program made; give yours another name.")
     if name in PUBLISHED_STREAMS:
         raise InputError(f"stream '{name}' has the name of a published benchmark; give it another one.")
     return thing
@@ -107,7 +134,7 @@ _BUILT_IN = {
     kind.name: kind
     for kind in (
         StreamKind("folders", _folders),
-        StreamKind("cil", _class_incremental, scenario="class-incremental", defaults={"candidates": "seen"}),
+        StreamKind("cil", _class_incremental, scenario="class-incremental", shuffles=True),
         StreamKind("drawn", _drawn, wants=False),
         StreamKind("embeddings", _embeddings, holds="embeddings"),
         StreamKind("sets", _sets),
@@ -121,8 +148,16 @@ def stream_defaults(spec: str) -> dict[str, Any]:
     """The settings in which the protocol of a stream, given by name, departs from the default one."""
     if spec in PUBLISHED_STREAMS:
         return dict(PUBLISHED_STREAMS[spec].defaults)
-    kind = spec.partition(":")[0]
-    return dict(STREAMS.find(kind).defaults) if kind in STREAMS else {}
+    name = spec.partition(":")[0]
+    if name not in STREAMS:
+        return {}
+    kind = STREAMS.find(name)
+    return {**SCENARIO_DEFAULTS[kind.scenario], **kind.defaults}
+
+
+def in_python(stream: Stream) -> str:
+    """What a configuration records of a stream that a program made."""
+    return f"{IN_PYTHON}:{stream.name}"
 
 
 def open_stream(spec: str, protocol: Protocol, root: str | None = None) -> Stream:
@@ -138,9 +173,15 @@ def open_stream(spec: str, protocol: Protocol, root: str | None = None) -> Strea
     """
     if spec in PUBLISHED_STREAMS:
         published = PUBLISHED_STREAMS[spec]
+        _refuse_order(protocol, f"stream '{spec}'")
         datasets = published.datasets(protocol, data_root(root))
         return build_stream(spec, "images", datasets, protocol, published.scenario)
     name, _, rest = spec.partition(":")
+    if name == IN_PYTHON:
+        raise InputError(
+            f"stream '{spec}' was made by a program and can't be opened by its name; give it again in Python, by "
+            "everclip.run(config, out, resume=True, stream=...)."
+        )
     if name not in STREAMS:
         raise InputError(
             f"stream '{spec}' is of no known kind; write one of: {', '.join(STREAMS)}, as KIND:A,B,…, or one of "
@@ -151,6 +192,8 @@ def open_stream(spec: str, protocol: Protocol, root: str | None = None) -> Strea
         raise InputError(
             f"splits={protocol.splits} is for published data sets, but stream '{spec}' has none; leave it out."
         )
+    if not kind.shuffles:
+        _refuse_order(protocol, f"stream '{spec}'")
     arguments = [argument.strip() for argument in rest.split(",") if argument.strip()]
     if not arguments and kind.wants:
         raise InputError(f"stream '{spec}' names no data set; write {name}:A,B,…")

@@ -8,17 +8,19 @@ from dataclasses import replace
 import numpy as np
 
 from everclip.errors import InputError
-from everclip.streams.stream import Dataset
+from everclip.streams.stream import Dataset, as_one
+
+__all__ = ["as_one", "cut", "in_steps"]
 
 
 def in_steps(dataset: Dataset, steps: int, seed: int) -> list[Dataset]:
-    """Cut a data set of images into class-incremental steps.
+    """Cut a data set into class-incremental steps.
 
     The classes are shuffled by the seed and dealt out evenly; where that does not come out even, the first steps have
     one class more. A step has the training and test images of its own classes.
 
     Args:
-        dataset: whose splits hold images.
+        dataset: of images or of embeddings.
         steps: 1 up to the number of classes.
         seed: 0 or larger.
 
@@ -34,10 +36,10 @@ def in_steps(dataset: Dataset, steps: int, seed: int) -> list[Dataset]:
 
 
 def cut(dataset: Dataset, groups: Sequence[np.ndarray]) -> list[Dataset]:
-    """Cut a data set of images into the steps that the groups name.
+    """Cut a data set into the steps that the groups name.
 
     Args:
-        dataset: whose splits hold images.
+        dataset: of images or of embeddings.
         groups: the labels of each step, in the order in which the step counts its classes; none twice.
 
     Raises:
@@ -62,13 +64,3 @@ def _step(dataset: Dataset, own: np.ndarray, number: str, part_of: str) -> Datas
     return replace(
         dataset, name=f"{dataset.name} {number}", class_names=names, known_as=known_as, part_of=part_of, **parts
     )
-
-
-def as_one(steps: list[Dataset]) -> list[Dataset]:
-    """Give the steps one label space: a class of a name that an earlier step has is that class, with more images."""
-    numbers: dict[str, int] = {}
-    joined = []
-    for step in steps:
-        own = [numbers.setdefault(name, len(numbers)) for name in step.class_names]
-        joined.append(replace(step, known_as=tuple((0, number) for number in own)))
-    return joined
