@@ -146,15 +146,13 @@ def test_a_directory_is_named_by_all_seeds() -> None:
 
 def test_initialization_has_a_seed_of_its_own(values: dict[str, Any], tmp_path: Path) -> None:
     values |= {"method": "moe-adapters", "iterations": 2, "batch": 4, "warmup": 1, "validation": 0}
-    same = [{}, {"init_seed": 0}, {"init_seed": 1}, {"seed": 1}, {"seed": 1, "init_seed": 0}]
     learned = []
-    for number, seeds in enumerate(same):
+    for number, seeds in enumerate(({}, {"init_seed": 0}, {"init_seed": 1})):
         run(Config.of(values | seeds), tmp_path / str(number), stream=stream())
         state = RunDirectory(tmp_path / str(number)).peek_state()
         assert state is not None
         learned.append({name: digest for name, digest in state.files.items() if "working" in name or "task" in name})
-    assert learned[0] == learned[1]
-    assert len({json.dumps(each) for each in learned}) == 4
+    assert learned[0] == learned[1] != learned[2]
 
 
 def test_a_setting_that_an_older_run_lacks_is_todays_default(values: dict[str, Any], tmp_path: Path) -> None:
