@@ -8,6 +8,7 @@ from typing import Any
 
 from everclip.errors import EverclipError, InputError
 from everclip.storage.run import OtherContent
+from everclip.streams import IN_PYTHON
 
 KNOWN_BY_CONTENT = frozenset({"stream", "backbone", "reference", "reference_texts", "alexnet", "learned"})
 """Settings that may name another place when a run goes on, or is judged, where the same lies: a digest tells."""
@@ -44,7 +45,8 @@ def moved(before: Mapping[str, Any], now: Mapping[str, Any], names: Iterable[str
 def _may_be_a_place(name: str, before: Any, now: Any) -> bool:
     if name not in KNOWN_BY_CONTENT or not (isinstance(before, str) and isinstance(now, str)):
         return False
-    return name != "stream" or _shape(before) == _shape(now)
+    # A stream that a program made has a name there, and no place.
+    return name != "stream" or (_shape(before) == _shape(now) and _shape(now)[0] != IN_PYTHON)
 
 
 def _shape(stream: str) -> tuple[str, int]:
