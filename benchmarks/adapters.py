@@ -20,7 +20,9 @@ from torch import nn
 
 from everclip.backbone.features import FrozenImages
 from everclip.data import LabeledEmbeddings
-from everclip.engine.training import Trainer, TrainingConfig, TrainingSet
+from everclip.engine.batches import TrainingSet
+from everclip.engine.recipe import TrainingConfig
+from everclip.engine.training import Trainer
 from everclip.methods.adapters import LinearAdapterConfig, LinearAdapterMethod
 from everclip.streams import TaskInfo
 

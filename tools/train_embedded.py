@@ -35,7 +35,8 @@ from embedded_figures import CHOOSE, REPORT, PhotoValidation, measure, table
 from embedded_mixture import HELD_TEXTS, DrawnClasses, Photographs, bundled_photographs, tiny_imagenet
 from everclip.backbone import Backbone, resolve_device
 from everclip.data import viewed
-from everclip.engine.training import Progress, lr_at
+from everclip.engine.recipe import lr_at
+from everclip.engine.training import Progress
 from everclip.errors import EverclipError, InputError
 from everclip.storage.faults import fault_point
 from everclip.storage.files import write_atomic

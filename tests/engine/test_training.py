@@ -9,7 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everclip.engine.training import Position, Progress, Trainer, TrainingConfig, _indices, _schedule, lr_at
+from everclip.engine.batches import rows_of_step, turns_of_sets
+from everclip.engine.recipe import TrainingConfig, lr_at
+from everclip.engine.training import Position, Progress, Trainer
 from everclip.errors import EverclipError, InputError
 from everclip.methods import Batch, Loss, Method
 from everclip.methods.full_model import Finetune, Joint
@@ -73,29 +75,30 @@ def test_every_step_has_its_rate(lessons: Lessons, monkeypatch: pytest.MonkeyPat
 @given(count=st.integers(1, 40), batch=st.integers(1, 60), seed=st.integers(0, 9))
 def test_every_epoch_shows_every_image_once(count: int, batch: int, seed: int):
     steps = math.ceil(3 * count / batch)
-    shown = np.concatenate([_indices(count, batch, step, seed, task=1) for step in range(steps)])
+    shown = np.concatenate([rows_of_step(count, batch, step, seed, task=1) for step in range(steps)])
     for epoch in range(3):
         assert sorted(shown[epoch * count : (epoch + 1) * count]) == list(range(count))
 
 
 def test_order_depends_on_seed_task_and_epoch():
     orders = [
-        _indices(50, 50, step, seed, task).tolist() for step, seed, task in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
+        rows_of_step(50, 50, step, seed, task).tolist()
+        for step, seed, task in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
     ]
     assert len({tuple(order) for order in orders}) == 4
-    assert _indices(50, 50, 0, 0, 0).tolist() == orders[0]
+    assert rows_of_step(50, 50, 0, 0, 0).tolist() == orders[0]
 
 
 @pytest.mark.parametrize("sets", [1, 2, 5])
 def test_schedule_gives_each_set_its_steps(sets: int):
     steps = [20 + number for number in range(sets)]
-    owners, turns = _schedule(steps, seed=0)
+    owners, turns = turns_of_sets(steps, seed=0)
     assert Counter(owners.tolist()) == dict(enumerate(steps))
     for number in range(sets):
         assert turns[owners == number].tolist() == list(range(steps[number]))
     if sets > 1:
         assert owners.tolist() != sorted(owners)
-        assert owners.tolist() != _schedule(steps, seed=1)[0].tolist()
+        assert owners.tolist() != turns_of_sets(steps, seed=1)[0].tolist()
 
 
 def test_batches_hold_the_right_images_and_labels(lessons: Lessons):
@@ -139,7 +142,7 @@ def test_reference_images_accompany_every_step(lessons: Lessons):
     assert [r.rows.tolist() for r in seen[0][2:]] == [r.rows.tolist() for r in seen[2]]
     rows = torch.cat([reference.rows for reference in seen[0]]).tolist()
     assert sorted(rows[: len(lessons.sources.reference)]) == list(range(len(lessons.sources.reference)))
-    own = [_indices(len(lessons.sources.reference), 4, step, SEED, 0) for step in range(5)]
+    own = [rows_of_step(len(lessons.sources.reference), 4, step, SEED, 0) for step in range(5)]
     assert rows != np.concatenate(own).tolist(), "not in the order of a training set of that size"
 
 
@@ -221,7 +224,7 @@ def test_loss_that_is_not_finite(lessons: Lessons):
     assert checkpoints == []
     assert "\n" not in message
     assert message.startswith(f"the loss became nan at step 1 of task '{lessons.infos[0].name}', on ")
-    first = _indices(len(lessons.training[0].images), 6, 1, SEED, 0)[0]
+    first = rows_of_step(len(lessons.training[0].images), 6, 1, SEED, 0)[0]
     assert lessons.training[0].images.name(first) in message
     assert "and 2 more" in message
     assert "1e+30" in message

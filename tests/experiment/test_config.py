@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from everclip.engine.training import TrainingConfig
+from everclip.engine.recipe import TrainingConfig
 from everclip.errors import InputError
 from everclip.experiment.config import Config, Setup, default_directory
 from everclip.experiment.runner import run
@@ -91,6 +91,12 @@ def test_unknown_choice_lists_the_registry(name: str, registry: dict):
         ("lr", "fast", "number"),
         ("lr", [1e-3, "fast"], "number"),
         ("weight_decay", -1, "greater than or equal to 0"),
+        ("optimizer", "adam", "'adamw' or 'sgd'"),
+        ("schedule", "step", "'cosine', 'linear' or 'constant'"),
+        ("momentum", 1, "less than 1"),
+        ("clip_norm", 0, "greater than 0"),
+        ("accumulate", 0, "greater than or equal to 1"),
+        ("log_every", 0, "greater than or equal to 1"),
         ("label_smoothing", 1, "less than 1"),
         ("workers", 0, "greater than or equal to 1"),
     ],
@@ -137,3 +143,13 @@ def test_default_directory():
     assert default_directory(config) == Path("runs/folders-my-photos-b/finetune-seed2")
     long = Config.of(NEEDED | {"stream": "folders:" + "x" * 300})
     assert len(default_directory(long).parts[1]) == 80
+
+
+def test_a_setting_that_an_older_run_lacks_had_its_default():
+    config = Config.of(NEEDED)
+    added = ("schedule", "optimizer", "momentum", "clip_norm", "accumulate", "log_every")
+    old = {name: value for name, value in config.flat().items() if name not in added}
+    assert list(config.differing(old)) == []
+    other = Config.of(NEEDED | {"optimizer": "sgd", "log_every": 3, "seed": 1})
+    assert list(other.differing(old)) == [("seed", 0, 1), ("optimizer", "adamw", "sgd")]
+    assert list(config.differing(other.flat())) == [("seed", 1, 0), ("optimizer", "sgd", "adamw")]

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from everclip.backbone import Backbone
 from everclip.backbone.features import FrozenFeatures, FrozenImages
 from everclip.data import LabeledEmbeddings
+from everclip.engine.batches import TrainingSet
 from everclip.engine.evaluation import TestSet
-from everclip.engine.training import TrainingSet
 from everclip.errors import InputError
 from everclip.experiment.config import Config, layered
 from everclip.experiment.recipes import read_recipe

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from everclip.backbone import Backbone
-from everclip.engine.training import lr_at
+from everclip.engine.recipe import lr_at
 from everclip.errors import InputError
 from everclip.layers import moe
 from everclip.methods import ORIGINAL, Batch

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from everclip.backbone import Backbone
 from everclip.backbone.features import FrozenFeatures
-from everclip.engine.training import lr_at
+from everclip.engine.recipe import lr_at
 from everclip.methods import METHODS, Batch, Reference, Sources, distilled
 from everclip.methods.full_model import FullModel
 from everclip.methods.zscl import ZSCL

@@ -13,7 +13,7 @@ import torch
 
 from everclip.backbone import features
 from everclip.data.names import DEFAULT_TEMPLATES
-from everclip.engine.training import TrainingConfig
+from everclip.engine.recipe import TrainingConfig
 from everclip.errors import InputError
 from everclip.experiment import runner
 from everclip.experiment.config import Config
@@ -71,6 +71,7 @@ def methods(common: dict, stream: str, tmp_path_factory: pytest.TempPathFactory)
     adapters = {"method": "moe-adapters", "dropout": 0.0, "experts": 6, "balance_weight": 0.01, "lr": 1e-3}
     return {
         "finetune": common | {"method": "finetune"},
+        "in-parts": common | {"method": "finetune", "optimizer": "sgd", "accumulate": 2, "clip_norm": 0.5, "lr": 1e-2},
         "zscl": common | zscl,
         "zscl-text": common | zscl | {"distill_text": True, "reference_texts": str(texts)},
         "moe-adapters": common | adapters,
@@ -121,7 +122,7 @@ def pairs(methods: dict, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["finetune", "zscl", "zscl-text", "moe-adapters", "prompt-tuning"])
+@pytest.mark.parametrize("name", ["finetune", "in-parts", "zscl", "zscl-text", "moe-adapters", "prompt-tuning"])
 def test_two_processes_do_what_one_does(pairs: dict[str, tuple[Path, Path]], name: str) -> None:
     one, two = pairs[name]
     assert_same(one, two)
@@ -206,6 +207,6 @@ def test_shares_are_all_there_is(monkeypatch: pytest.MonkeyPatch, world: int, co
 
 
 def test_every_process_needs_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("everclip.engine.training.world", lambda: 4)
+    monkeypatch.setattr("everclip.engine.recipe.world", lambda: 4)
     with pytest.raises(InputError, match="batch=3 leaves some of the 4 processes"):
         TrainingConfig(batch=3).rows()

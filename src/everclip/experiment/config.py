@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from everclip.backbone.clip import EMBEDDED, Precision
-from everclip.engine.training import TrainingConfig
+from everclip.engine.recipe import TrainingConfig
 from everclip.errors import InputError
 from everclip.methods import MethodConfig, method_class
 from everclip.registry import entered
@@ -48,7 +48,7 @@ class Setup(BaseModel):
     learned: str | None = Field(None, description="run directory that is judged again instead of learning anew")
 
 
-HOW_NOT_WHAT = frozenset({"device", "workers", "root"})
+HOW_NOT_WHAT = frozenset({"device", "workers", "root", "log_every"})
 """Settings that a resume may change: they say how and from where a run is computed, not what."""
 
 
@@ -131,6 +131,23 @@ class Config:
         """All settings as one flat dictionary that `Config.of` reads back."""
         parts = (self.setup, self.protocol, self.training, self.settings, self.selector_settings)
         return {name: value for part in parts for name, value in part.model_dump().items()}
+
+    def differing(self, stored: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+        """Where this configuration asks for something else than a stored one, of what a resume may not change.
+
+        Args:
+            stored: content of a `config.yaml`. A setting that it lacks was added since: it had its default.
+
+        Returns:
+            The name of each such setting, the stored value, and the one of this configuration.
+        """
+        parts = (self.setup, self.protocol, self.training, self.settings, self.selector_settings)
+        defaults = {name: field.default for part in parts for name, field in type(part).model_fields.items()}
+        wanted = self.flat()
+        for name in dict.fromkeys([*stored, *wanted]):
+            before, now = stored.get(name, defaults.get(name)), wanted.get(name)
+            if name not in HOW_NOT_WHAT and before != now:
+                yield name, before, now
 
 
 def layered(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

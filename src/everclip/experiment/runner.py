@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -25,16 +26,17 @@ from everclip.data import (
     read_texts,
     read_unlabeled,
 )
+from everclip.engine.batches import TrainingSet, mix
 from everclip.engine.evaluation import Evaluator, Outcome, TestSet
 from everclip.engine.material import Material, data_identity, reference_identity
-from everclip.engine.training import Position, Trainer, TrainingSet, accumulate, mix
+from everclip.engine.training import Position, Progress, Trainer, accumulate
 from everclip.errors import InputError
-from everclip.experiment.config import HOW_NOT_WHAT, Config
+from everclip.experiment.config import Config
 from everclip.experiment.learned import LearnedRun
 from everclip.experiment.moving import Moved, moved, refused, told
 from everclip.experiment.outcomes import matrix_csv, pack, padded, unpack
 from everclip.methods import Method, MethodConfig, Sources, method_class
-from everclip.report import load_run, render, summarize
+from everclip.report import load_run, read_losses, render, summarize
 from everclip.selectors import Selector, selector_class
 from everclip.storage.run import OtherContent, RunDirectory, State
 from everclip.streams import CANDIDATES, Stream, Task, TaskInfo, open_stream
@@ -96,22 +98,16 @@ def run(
 
 def _moved(config: Config, directory: RunDirectory) -> Moved:
     """Settings that name other places than those of the run; any other difference is refused."""
-    stored, wanted = _completed(directory.read_config(), config), config.flat()
-    names = dict.fromkeys([*stored, *wanted])
-    places = moved(stored, wanted, names)
-    for name in names:
-        if name not in HOW_NOT_WHAT and name not in places and stored.get(name) != wanted.get(name):
+    differing = {name: (before, wanted) for name, before, wanted in config.differing(directory.read_config())}
+    before, wanted = ({name: pair[side] for name, pair in differing.items()} for side in (0, 1))
+    places = moved(before, wanted, differing)
+    for name in differing:
+        if name not in places:
             raise InputError(
-                f"{directory.path} holds a run with {name}={stored.get(name)}, not {wanted.get(name)}; give the same "
-                "settings to resume it, or choose another --out."
+                f"{directory.path} holds a run with {name}={before[name]}, not {wanted[name]}; give the same settings "
+                "to resume it, or choose another --out."
             )
     return places
-
-
-def _completed(stored: dict[str, Any], config: Config) -> dict[str, Any]:
-    """What a run directory recorded, with today's default for every setting that was not there yet when it did."""
-    named = {name: value for name, value in config.flat().items() if name in ("method", "stream", "selector")}
-    return stored | {name: value for name, value in Config.of(named).flat().items() if name not in stored}
 
 
 class Experiment:
@@ -357,13 +353,15 @@ class Experiment:
         names = sets[0].info.name if len(sets) == 1 else f"{len(sets)} tasks at once"
         with self.display.training(f"learning {names}", trainer.total, resumed_at or 0) as advance:
 
-            def progress(now: Any) -> None:
+            def progress(now: Progress) -> None:
                 advance(now)
                 self.directory.event(
                     "step",
                     stage=number,
                     step=now.step,
-                    loss=round(now.loss, 5),
+                    loss=_written(now.loss),
+                    parts={name: _written(part) for name, part in now.parts.items()},
+                    rates=now.rates,
                     images_per_second=round(now.images_per_second, 1),
                 )
 
@@ -437,7 +435,9 @@ class Experiment:
         barrier()  # the last row is written
         results = self._results(self._rows())
         self.directory.write_json("results.json", results)
-        self.directory.write("report.html", render(results))
+        stages = [[task.name for task in stage] for stage in self._stages]
+        losses = read_losses(self.directory.path, stages) if is_main() else []
+        self.directory.write("report.html", render(results, losses))
         self.state.finished = True
         self.directory.save_state(self.state)
         self.directory.event("finished")
@@ -481,7 +481,7 @@ class Experiment:
             "stream": self.stream.name,
             "scenario": self.stream.scenario,
             "protocol": self.protocol(),
-            "training": config.training.model_dump(),
+            "training": config.training.model_dump(exclude={"log_every"}),
             "settings": {
                 **config.settings.model_dump(),
                 **config.selector_settings.model_dump(),
@@ -534,3 +534,8 @@ class Experiment:
             self.source.load(self.method, state.stages_learned - 1, infos[:begun])
         if self.method.routed:
             self.selector.load_state(infos[: len(state.learned)], self.directory.read_tensors(state.selector))
+
+
+def _written(value: float) -> float | None:
+    """A loss in six digits, as JSON knows numbers."""
+    return float(f"{value:.6g}") if math.isfinite(value) else None

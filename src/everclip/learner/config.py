@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from everclip.backbone.clip import EMBEDDED, Precision
-from everclip.engine.training import TrainingConfig
+from everclip.engine.recipe import TrainingConfig
 from everclip.errors import InputError
 from everclip.experiment.config import check_names, layered, validated
 from everclip.experiment.recipes import read_recipe
@@ -86,6 +86,8 @@ class LearnerConfig:
         parts = {name: validated(model, complete) for name, model in sections.items()}
         if isinstance(complete.get("lr"), list):
             raise InputError("lr lists a rate per task, but a learner does not know how many will come; give one rate.")
+        if "training" in parts:
+            parts["training"].rows()  # refuses parts without an image now, not at the first lesson
         return LearnerConfig(**{"training": None, "routing": None, "selector_settings": None, **parts})
 
     def flat(self) -> dict[str, Any]:

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from everclip.backbone.features import BATCH, FrozenFeatures
 from everclip.engine.answers import routed, shares
+from everclip.engine.batches import TrainingSet, mix
 from everclip.engine.material import Material
-from everclip.engine.training import Trainer, TrainingSet, accumulate, mix
+from everclip.engine.training import Trainer, accumulate
 from everclip.errors import InputError
 from everclip.functional.analytic import Statistics
 from everclip.functional.ties import first_largest

@@ -2,7 +2,7 @@
 
 A method is one file: a `Config` with a help line per field, and a `Method`. The training loop calls
 
-    begin_task → (forward → after_backward → step → after_step) × N → end_task
+    begin_task → optimizer → (forward → after_backward → step → after_step) × N → end_task
     begin_task → forward … step × N → remember → end_task           (methods that are fed with frozen features)
     begin_task → accumulate × N → solve → end_task                  (closed-form methods, on frozen features)
 
@@ -29,6 +29,7 @@ from everclip.backbone.features import Feed, FrozenFeatures, FrozenImages, embed
 from everclip.backbone.prompts import class_tokens
 from everclip.data import LabeledEmbeddings, ViewedImages
 from everclip.errors import InputError
+from everclip.methods.descent import Descent
 from everclip.streams.stream import TaskInfo
 from everclip.system.processes import by_main
 
@@ -234,8 +235,24 @@ class Method(nn.Module):
         """Prepare what this task trains. With `all_at_once`, called for every task before the training."""
         self.tasks.append(task)
 
+    def optimizer(self, descent: Descent) -> torch.optim.Optimizer:
+        """What takes the steps of a stage; by default the recipe's optimizer, over all that requires a gradient.
+
+        Parameters with a rate of their own are a group, whose `lr` is its peak; the schedule moves every rate:
+
+            head, rest = self.head.parameters(), self.tower.parameters()
+            return descent.optimizer([{"params": head, "lr": 10 * descent.lr}, {"params": rest}])
+
+        An optimizer of another kind is returned as it is. It takes steps without a closure, and keeps all that a resume
+        needs in its `state` and its `param_groups`, as tensors and numbers.
+
+        Args:
+            descent: what the recipe says; `descent.optimizer` makes its optimizer.
+        """
+        return descent.optimizer([p for p in self.parameters() if p.requires_grad])
+
     def forward(self, batch: Batch) -> Loss:
-        """Loss of one batch."""
+        """Loss of one batch. Under `accumulate` a step calls it for one part of its images after the other."""
         raise NotImplementedError(f"{self.name} does not learn by gradient")
 
     def phases(self, iterations: int) -> list[int]:

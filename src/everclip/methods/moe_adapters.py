@@ -244,7 +244,7 @@ class MoEAdapters(Method):
         for branch, hits, count in zip(self.branches, before + counted, selected, strict=True):
             branch.hits.copy_(hits)
             if branch.used is not None:
-                branch.used = count > 0
+                branch.used = branch.used | (count > 0)  # what an earlier part of the step selected does not rest
 
     def _ask_who_rests(self) -> None:
         """Begin to bring to the host which experts the forward pass selected; the device goes on meanwhile."""

@@ -4,8 +4,9 @@ Everything here reads run directories, their `results.json` above all, and knows
 """
 
 from everclip.report.compare import compare
+from everclip.report.losses import read_losses
 from everclip.report.page import render
 from everclip.report.results import load_run, summarize
 from everclip.report.table import Comparison
 
-__all__ = ["Comparison", "compare", "load_run", "render", "summarize"]
+__all__ = ["Comparison", "compare", "load_run", "read_losses", "render", "summarize"]

@@ -17,6 +17,8 @@ from everclip.streams import SEEDS, named_seeds
 
 ROUTING = ("selector", "routing", "reference")
 """Protocol fields that say how an image gets its route."""
+TRAINED_BEFORE = {"schedule": "cosine", "optimizer": "adamw", "momentum": 0.9, "clip_norm": None, "accumulate": 1}
+"""What results say nothing of that were written before these could be set: there was no other way to train."""
 
 
 class _Run(NamedTuple):
@@ -100,6 +102,7 @@ def compare(
 
 def _load(path: Path, candidates: str | None) -> _Run:
     results = load_run(path)
+    results = {**results, "training": TRAINED_BEFORE | results["training"]}
     protocol = {name: value for name, value in results["protocol"].items() if name not in SEEDS}
     # Two things can make figures incomparable without showing in the protocol: other weights under the same
     # backbone name, and test images that were missing or unreadable.

@@ -6,11 +6,12 @@ to machine.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from everclip.report.losses import read_events
 
 
 @dataclass(frozen=True)
@@ -47,18 +48,10 @@ def cost(runs: Sequence[tuple[Path, Mapping[str, Any]]]) -> Cost:
 
 def _seconds(path: Path) -> list[float]:
     """Per task, stages learned at once shared out evenly; a stage that went on after a break is left out."""
-    try:
-        lines = (path / "events.jsonl").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
     seconds: list[float] = []
     begun: set[int] = set()
     broken: set[int] = set()
-    for line in lines:
-        try:
-            event = json.loads(line)
-        except ValueError:  # cut off by a kill
-            continue
+    for event in read_events(path):
         match event["event"]:
             case "start":
                 broken |= begun

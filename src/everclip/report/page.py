@@ -7,7 +7,8 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from everclip.report.plots import inline_svg, over_time
+from everclip.report.losses import Losses
+from everclip.report.plots import inline_svg, loss_curves, over_time
 from everclip.report.results import text
 
 _EXPLAINED = {
@@ -28,17 +29,21 @@ _INCREMENTAL = _HEADLINE | {
 _WIDE = 6  # with more columns than this, their names stand upright
 
 
-def render(results: Mapping[str, Any]) -> str:
+def render(results: Mapping[str, Any], losses: Sequence[Losses] = ()) -> str:
     """The report page of a run.
 
     Args:
         results: content of `results.json`, from `summarize` or `load_run`.
+        losses: of the stages that were trained by gradient, from `read_losses`.
 
     Returns:
         A complete HTML document, to be written in UTF-8.
     """
     title = f"{results['method']} on {results['stream']}"
-    body = _header(results) + _candidate_sets(results) + _routing(results) + _data(results) + _settings(results)
+    sections = (_header, _candidate_sets, _routing, _data, _settings)
+    parts = [section(results) for section in sections]
+    parts.insert(-2, _training(losses))
+    body = "".join(parts)
     style = files("everclip.report").joinpath("page.css").read_text(encoding="utf-8")
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -223,6 +228,25 @@ def _routing_table(columns: Sequence[str], names: Sequence[str], after: Sequence
         f"<caption>After learning {escape(names[step])}</caption>\n"
         f"<thead><tr><th></th>{_heads([*columns, '% right'])}</tr></thead>\n"
         "<tbody>\n" + "\n".join(rows) + "\n</tbody>\n</table></div>\n"
+    )
+
+
+def _training(losses: Sequence[Losses]) -> str:
+    """The curves of the last stage, and folded away those of the earlier ones."""
+    figures = []
+    for stage, each in enumerate(losses):
+        tasks = ", ".join(each.tasks) if len(each.tasks) <= _WIDE else f"{len(each.tasks)} tasks at once"
+        name = f"losses of stage {stage + 1}, learning {tasks}"
+        figures.append(f'<p class="soft">Learning {escape(tasks)}</p>\n{inline_svg(loss_curves(each), name)}\n')
+    if not figures:
+        return ""
+    earlier = "".join(figures[:-1])
+    return (
+        "<h2>Training</h2>\n"
+        '<p class="soft">The loss of the recorded steps and, where it has several, its parts as the method names them. '
+        "Thick: the mean over a twentieth of the stage.</p>\n"
+        + figures[-1]
+        + (f"<details><summary>The earlier tasks</summary>\n{earlier}</details>\n" if earlier else "")
     )
 
 

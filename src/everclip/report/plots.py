@@ -21,6 +21,8 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
+from everclip.report.losses import Losses
+
 LEARNED = "#0072B2"
 NOT_YET = "#D55E00"
 INK = "#1f2328"
@@ -129,6 +131,43 @@ def over_time(results: Mapping[str, Any], candidates: str | None = None) -> Figu
     figure.text(0.6 / width, 0.08 / height, "tasks learned →", fontsize=9)
     figure.text(0.08 / width, 1 - 0.25 / height, "accuracy, %", fontsize=9, rotation=90, va="top")
     return figure
+
+
+@_styled
+def loss_curves(losses: Losses) -> Figure:
+    """The loss of a stage over its steps, and under it each of its named parts, where there are several.
+
+    A point is the loss of one step; the thick line is the mean over a twentieth of the stage.
+    """
+    lines = {"loss": losses.total} | (dict(losses.parts) if len(losses.parts) > 1 else {})
+    columns = min(len(lines), 4)
+    rows = -(-len(lines) // columns)
+    width, height = 0.75 + 2.05 * columns, 0.6 + 1.5 * rows
+    figure = Figure(figsize=(width, height), facecolor="white")
+    figure.subplots_adjust(0.6 / width, 0.55 / height, 1 - 0.15 / width, 1 - 0.25 / height, 0.35, 0.55)
+    panels = figure.subplots(rows, columns, sharex=True, squeeze=False).flat
+    steps = np.array(losses.steps)
+    for axes, (name, values) in zip(panels, lines.items(), strict=False):
+        curve = np.array(values, dtype=float)
+        known = ~np.isnan(curve)
+        dot = "." if known.sum() == 1 else None  # one step alone makes no line
+        axes.plot(steps[known], curve[known], color=LEARNED, linewidth=0.7, alpha=0.5, marker=dot)
+        axes.plot(steps[known], _smoothed(curve[known]), color=LEARNED, linewidth=1.8)
+        axes.set_title(_short(name))
+        axes.margins(x=0.02)
+    for axes in panels[len(lines) :]:
+        axes.set_visible(False)
+    figure.text(0.6 / width, 0.08 / height, "steps →", fontsize=9)
+    return figure
+
+
+def _smoothed(values: np.ndarray) -> np.ndarray:
+    """Means over a window of a twentieth of the values (n,), narrower at both ends."""
+    half = len(values) // 40
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    places = np.arange(len(values))
+    low, high = np.maximum(places - half, 0), np.minimum(places + half + 1, len(values))
+    return (sums[high] - sums[low]) / (high - low)
 
 
 @_styled

@@ -18,8 +18,10 @@ from torch import Tensor
 from everclip.backbone import Backbone
 from everclip.backbone.features import FrozenFeatures
 from everclip.data import DecodedImages, ImageSource, Joined, LabeledEmbeddings, ViewedImages, decoded, viewed
+from everclip.engine.batches import TrainingSet
 from everclip.engine.evaluation import TestSet
-from everclip.engine.training import Position, Trainer, TrainingConfig, TrainingSet
+from everclip.engine.recipe import TrainingConfig
+from everclip.engine.training import Position, Trainer
 from everclip.methods import ORIGINAL, Method, Sources
 from everclip.streams import Protocol, Task, TaskInfo, open_stream
 from everclip.testing import tiny

@@ -17,7 +17,8 @@ from everclip.backbone import Backbone
 from everclip.backbone.features import FrozenFeatures, FrozenImages, embed_images
 from everclip.data import ViewedImages
 from everclip.engine.evaluation import Evaluator
-from everclip.engine.training import Position, Trainer, TrainingConfig
+from everclip.engine.recipe import TrainingConfig
+from everclip.engine.training import Position, Trainer
 from everclip.errors import InputError
 from everclip.experiment.config import Setup
 from everclip.methods import ORIGINAL, Batch, Method
