@@ -13,8 +13,8 @@ import pytest
 import everclip
 
 PUBLIC = {
-    "Config", "EverclipError", "InputError", "Learner", "Method", "Selector", "Stream", "Task", "__version__",
-    "register", "run",
+    "Callback", "Config", "EverclipError", "InputError", "Learner", "Method", "Selector", "Stream", "Task",
+    "__version__", "register", "run",
 }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from everclip._version import __version__
 
 if TYPE_CHECKING:
     from everclip.errors import EverclipError, InputError
+    from everclip.experiment.callbacks import Callback
     from everclip.experiment.config import Config
     from everclip.experiment.runner import run
     from everclip.learner import Learner
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from everclip.streams import Stream, Task
 
 __all__ = [
+    "Callback",
     "Config",
     "EverclipError",
     "InputError",
@@ -34,6 +36,7 @@ __all__ = [
 ]
 
 _ROOMS = {
+    "Callback": "everclip.experiment.callbacks",
     "Config": "everclip.experiment.config",
     "EverclipError": "everclip.errors",
     "InputError": "everclip.errors",
@@ -47,14 +50,14 @@ _ROOMS = {
 
 
 def register(thing: Any = None, name: str | None = None) -> Any:
-    """Make a method, a selector, a kind of stream or a data set of your own known by name; usable as a decorator.
+    """Make a method, a selector, a stream, a data set or a callback of your own known by name; usable as a decorator.
 
         @everclip.register
         class OLoRA(everclip.Method):
             name = "olora"
 
     Args:
-        thing: a class that inherits from `Method` or `Selector`, a `StreamKind`, or a `Published` data set.
+        thing: a class that inherits from `Method`, `Selector` or `Callback`, a `StreamKind`, or a `Published` data set.
         name: by default its own `name`.
 
     Returns:
@@ -65,8 +68,8 @@ def register(thing: Any = None, name: str | None = None) -> Any:
     """
     if thing is None:
         return lambda given: register(given, name)
-    for room in ("everclip.methods", "everclip.selectors", "everclip.streams", "everclip.data.published"):
-        importlib.import_module(room)  # each brings its registry
+    for room in ("methods", "selectors", "streams", "data.published", "experiment.trackers"):
+        importlib.import_module(f"everclip.{room}")  # each brings its registry
     from everclip.registry import enter
 
     enter(thing, name)

@@ -42,6 +42,10 @@ SelectorOption = Annotated[str | None, typer.Option(help="One of `everclip selec
 CandidatesOption = Annotated[
     str | None, typer.Option(help="task · seen · all: which classes an image is scored against.")
 ]
+TrackOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="Also tell tensorboard, wandb (offline) or package.module:Class; repeatable."),
+]
 WorkersOption = Annotated[str | None, typer.Option(metavar="N", help="Threads that decode and augment images.")]
 
 
@@ -61,7 +65,8 @@ def _everclip(
     plugin: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="PLACE", help="package.module:NAME of a method, selector, stream or data set that is not installed."
+            metavar="PLACE",
+            help="package.module:NAME of a method, selector, stream, data set or callback that is not installed.",
         ),
     ] = None,
 ) -> None:
@@ -100,6 +105,7 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Load and check everything, say what would be learned, learn nothing.")
     ] = False,
+    track: TrackOption = None,
     settings: Setting = None,
 ) -> None:
     """Learn a stream with a method and judge it after every task."""
@@ -116,10 +122,12 @@ def run(
     out = out or config.default_directory(configuration)
     if dry_run:
         from everclip.experiment.plan import plan
+        from everclip.experiment.trackers import callbacks_of
 
+        callbacks_of(track or ())  # refused now as it would be then
         printed(plan(configuration, out, Display()).table())
         return
-    _perform(configuration, out, resume)
+    _perform(configuration, out, resume, track)
 
 
 @app.command()
@@ -131,6 +139,7 @@ def judge(
     workers: WorkersOption = None,
     out: Annotated[Path | None, typer.Option(help="Run directory of the judgment; by default beside RUN.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the judgment that --out holds.")] = False,
+    track: TrackOption = None,
     settings: Setting = None,
 ) -> None:
     """Judge again what a run learned, with another selector or routing, without training.
@@ -145,17 +154,17 @@ def judge(
     protocol = configuration.protocol
     learned = learned.resolve()  # "." and "runs/.." have a name too
     out = out or learned.with_name(f"{learned.name}-{protocol.selector}-{protocol.routing}")
-    _perform(configuration, out, resume)
+    _perform(configuration, out, resume, track)
 
 
-def _perform(configuration: Config, out: Path, resume: bool) -> None:
+def _perform(configuration: Config, out: Path, resume: bool, track: list[str] | None) -> None:
     """Run an experiment and show its figures; of several processes the main one shows them."""
     from everclip.experiment import runner
     from everclip.report import compare as side_by_side
     from everclip.system.processes import is_main
 
     display = Display()
-    runner.run(configuration, out, resume, display)
+    runner.run(configuration, out, resume, display, track or ())
     if is_main():
         printed(side_by_side([out]).table())
         display.note(f"report: {out / 'report.html'}")

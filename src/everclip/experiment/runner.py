@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -31,10 +33,12 @@ from everclip.engine.evaluation import Evaluator, Outcome, TestSet
 from everclip.engine.material import Material, data_identity, reference_identity
 from everclip.engine.training import Position, Progress, Trainer, accumulate
 from everclip.errors import InputError
+from everclip.experiment.callbacks import Audience, Callback, Row, Start, Step
 from everclip.experiment.config import Config
 from everclip.experiment.learned import LearnedRun
 from everclip.experiment.moving import Moved, moved, refused, told
 from everclip.experiment.outcomes import matrix_csv, pack, padded, unpack
+from everclip.experiment.trackers import callbacks_of
 from everclip.methods import Method, MethodConfig, Sources, method_class
 from everclip.report import load_run, read_losses, render, summarize
 from everclip.selectors import Selector, selector_class
@@ -50,6 +54,7 @@ def run(
     resume: bool = False,
     display: Display | None = None,
     stream: Stream | None = None,
+    callbacks: Iterable[Callback | type[Callback] | str] = (),
 ) -> dict[str, Any]:
     """Run an experiment, or continue one; under `torchrun`, together with the other processes.
 
@@ -61,6 +66,8 @@ def run(
         display: shows progress.
         stream: one that a program made, by `Stream.of`. It is given again to resume the run or to judge what it
             learned, and must hold the same data then.
+        callbacks: who looks on: objects or classes of `Callback`, or names (`tensorboard`). One that fails is named,
+            on the display or else as a warning of Python's, and left out. None is called for a run that is done.
 
     Returns:
         The content of `results.json`.
@@ -72,6 +79,8 @@ def run(
     join(config.setup.device)
     config, out = config if stream is None else config.on(stream), Path(out)
     config.stream_name()  # there must be one
+    onlookers = callbacks_of(callbacks)
+    warn = display.note if display else _python_warning
     display = display if display and is_main() else Display(quiet=True)
     directory = RunDirectory(out)
     directory.refuse_foreign_files()
@@ -93,7 +102,20 @@ def run(
         experiment = Experiment(config, directory, display, stream, places)
         with directory:
             refuse_another_run()  # again: another process may have begun one while this one loaded
-            return experiment.run()
+
+            def report(sentence: str) -> None:
+                directory.event("callback failed", reason=sentence)
+                warn(sentence)
+
+            experiment.audience = Audience(onlookers if is_main() else [], report)
+            try:
+                return experiment.run()
+            finally:
+                experiment.audience.close()
+
+
+def _python_warning(sentence: str) -> None:
+    warnings.warn(sentence, stacklevel=2)
 
 
 def _moved(config: Config, directory: RunDirectory) -> Moved:
@@ -136,6 +158,7 @@ class Experiment:
         self.places = places
         self.directory = directory
         self.display = display
+        self.audience = Audience([], display.note)
         self.method_type = method_class(config.setup.method)
         if stream is None:
             stream = open_stream(config.stream_name(), config.protocol, config.setup.root)
@@ -198,6 +221,9 @@ class Experiment:
             directory.write_config(self.config.flat())
         start = {"resumed": restored is not None, "processes": world()}
         directory.event("start", **start, version=__version__, torch=torch.__version__)
+        steps = sum(map(self._steps, range(self.state.stages_learned))) + (self.state.step or 0)
+        tasks = tuple(task.name for task in self.stream.tasks)
+        self.audience.on_start(Start(directory.path, self.config.flat(), tasks, restored is not None, steps))
         for number, stage in enumerate(self._stages):
             if number >= self.state.stages_learned:
                 self._learn(number, stage)
@@ -242,6 +268,14 @@ class Experiment:
             train = cast(ImageSource, self.stream.tasks[info.index].train)  # who learns from embeddings does not ask
             parts.append(train if chosen is None else train.select(chosen))
         return self.material.viewed(Joined(parts), f"training images of {', '.join(info.name for info in rows)}")
+
+    def _steps(self, number: int) -> int:
+        """How many training steps a learned stage took."""
+        if not self.method_type.trains or self.source is not None:
+            return 0
+        indices = [task.info.index for task in self._stages[number]]
+        images = [self.state.learned[index]["train"] for index in indices]
+        return sum(sum(self.method.phases(self.config.training.steps(count))) for count in images)
 
     # -- learning --------------------------------------------------------------------------------------------------
 
@@ -350,7 +384,9 @@ class Experiment:
             state.optimizer = self.directory.write_tensors(state, f"checkpoints/optimizer-{stem}", position.optimizer)
             self.directory.save_state(state)
 
-        names = sets[0].info.name if len(sets) == 1 else f"{len(sets)} tasks at once"
+        tasks = tuple(each.info.name for each in sets)
+        names = tasks[0] if len(sets) == 1 else f"{len(sets)} tasks at once"
+        earlier = sum(map(self._steps, range(number)))
         with self.display.training(f"learning {names}", trainer.total, resumed_at or 0) as advance:
 
             def progress(now: Progress) -> None:
@@ -364,6 +400,9 @@ class Experiment:
                     rates=now.rates,
                     images_per_second=round(now.images_per_second, 1),
                 )
+                place = (earlier + now.step, now.step, now.total)
+                told = Step(tasks, *place, now.loss, now.parts, now.rates, now.images_per_second)
+                self.audience.on_step(told)
 
             trainer.run(start, checkpoint, progress)
 
@@ -406,7 +445,8 @@ class Experiment:
             # Before the state that says so: a run cut off in between judges this row again.
             self.directory.write("matrix.csv", matrix_csv(self._rows(), [task.name for task in self.stream.tasks]))
         self.directory.save_state(self.state)
-        accuracy = [100 * float(outcome.correct[self.config.protocol.candidates].mean()) for outcome in outcomes]
+        every = {c: [100 * float(outcome.correct[c].mean()) for outcome in outcomes] for c in CANDIDATES}
+        accuracy = every[self.config.protocol.candidates]
         learned = last.info.index + 1
         self.directory.event(
             "judged",
@@ -414,6 +454,9 @@ class Experiment:
             accuracy=[round(a, 2) for a in accuracy],
             seconds=round(time.perf_counter() - start, 2),
         )
+        names = [task.name for task in self.stream.tasks]
+        told = {c: dict(zip(names, row, strict=True)) for c, row in every.items()}
+        self.audience.on_task(Row(last.name, learned, self.config.protocol.candidates, told))
         mean = float(np.mean(accuracy[:learned]))
         self.display.note(f"after {last.name} ({learned}/{len(self.tests)}): {mean:.1f} % on the tasks learned so far")
 
@@ -441,6 +484,7 @@ class Experiment:
         self.state.finished = True
         self.directory.save_state(self.state)
         self.directory.event("finished")
+        self.audience.on_end(copy.deepcopy(results))
         barrier()  # all return when it is on disk
         return results
 
