@@ -20,6 +20,7 @@ import matplotlib
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from everclip.report.losses import Losses
 
@@ -161,13 +162,14 @@ def loss_curves(losses: Losses) -> Figure:
     return figure
 
 
-def _smoothed(values: np.ndarray) -> np.ndarray:
+def _smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Means over a window of a twentieth of the values (n,), narrower at both ends."""
     half = len(values) // 40
     sums = np.concatenate([[0.0], np.cumsum(values)])
     places = np.arange(len(values))
     low, high = np.maximum(places - half, 0), np.minimum(places + half + 1, len(values))
-    return (sums[high] - sums[low]) / (high - low)
+    means: NDArray[np.float64] = (sums[high] - sums[low]) / (high - low)
+    return means
 
 
 @_styled
