@@ -164,7 +164,7 @@ def _perform(configuration: Config, out: Path, resume: bool, track: list[str] | 
     from everclip.system.processes import is_main
 
     display = Display()
-    runner.run(configuration, out, resume, display, track or ())
+    runner.run(configuration, out, resume, display, callbacks=track or ())
     if is_main():
         printed(side_by_side([out]).table())
         display.note(f"report: {out / 'report.html'}")
