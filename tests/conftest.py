@@ -13,6 +13,7 @@ from everclip.testing.lessons import Lessons, lessons_of
 
 from . import tiny
 from .golden_clip import golden_backbone
+from .places import read_only as read_only
 
 # Tiny tensors gain nothing from threads, and several test processes side by side lose much by them. More of them show
 # that no result depends on their number.

@@ -12,6 +12,9 @@ from everclip.errors import InputError
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, cache: Path):
     assert cache_dir() == cache
     monkeypatch.delenv("EVERCLIP_CACHE")
+    monkeypatch.setenv("EVERCLIP_CACHE", "~/x")
+    assert cache_dir() == Path.home() / "x"
+    monkeypatch.delenv("EVERCLIP_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
     assert cache_dir() == Path("/xdg/everclip")
     monkeypatch.delenv("XDG_CACHE_HOME")

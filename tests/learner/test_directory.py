@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -347,6 +348,14 @@ def test_a_hub_that_says_no_is_one_sentence(
 
     monkeypatch.setattr(hub, "upload_folder", refuse)
     with pytest.raises(EverclipError, match="no connection"):
+        learners["rail"].push_to_hub("me/birds")
+
+
+def test_a_push_without_room_for_temporary_files_is_one_sentence(
+    learners: dict[str, Learner], the_hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(EverclipError, match=r"gone takes no temporary files .*TMPDIR"):
         learners["rail"].push_to_hub("me/birds")
 
 

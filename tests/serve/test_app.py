@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +19,7 @@ from everclip.learner import Learner, Prediction
 from everclip.serve import Service, create_app
 from everclip.serve import service as module
 
+from ..places import ReadOnly
 from .conftest import lesson, photos
 
 Serving = Callable[..., Service]
@@ -131,7 +135,7 @@ def test_what_it_is_taught_it_knows_and_keeps(client: TestClient, model: Path, f
     gone = client.delete("/tasks/again").json()
     assert gone["exact"]
     assert [each.name for each in Learner.load(model).tasks] == names
-    assert not list(Path(module.tempfile.gettempdir()).glob("everclip-lesson-*"))
+    assert not list(Path(tempfile.gettempdir()).glob("everclip-lesson-*"))
 
 
 def test_answers_go_on_during_a_lesson_and_are_those_from_before(
@@ -292,3 +296,55 @@ def test_the_interface_is_described(client: TestClient) -> None:
     )
     form = described["paths"]["/tasks"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert set(form["required"]) == {"name", "files"}
+
+
+def test_a_read_only_learner_answers_and_learns_nothing(
+    model: Path, serving: Serving, folders: list[Path], read_only: ReadOnly
+) -> None:
+    read_only(model)
+    service = serving()
+    assert not service.learns
+    client = TestClient(create_app(service))
+    image = photos(folders[0])[0].read_bytes()
+    assert client.post("/predict", content=image).status_code == 200
+    for refused in (
+        client.post("/tasks", data={"name": "x"}, files=lesson(folders[0])),
+        client.delete(f"/tasks/{folders[0].name}"),
+    ):
+        assert refused.status_code == 400
+        assert f"learner directory {model} is read-only" in refused.json()["error"]
+
+
+@pytest.mark.parametrize("trouble", ["gone", "full"])
+def test_a_lesson_without_room_for_its_files_is_one_sentence(
+    client: TestClient, folders: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    place = tmp_path / "temporary"
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    if trouble == "full":
+        place.mkdir()
+
+        def full(*files: object) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(module.shutil, "copyfileobj", full)
+    response = client.post("/tasks", data={"name": "x"}, files=lesson(folders[0]))
+    assert response.status_code == 500
+    assert f"{place} takes no temporary files" in response.json()["error"]
+    assert "TMPDIR" in response.json()["error"]
+    assert not place.exists() or not list(place.iterdir())
+
+
+def test_an_upload_without_room_is_one_sentence(
+    serving: Serving, folders: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is large waits on disk already while it is read."""
+    client = TestClient(create_app(serving()), raise_server_exceptions=False)
+
+    def full(self: object, *size: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("starlette.datastructures.UploadFile.write", full)
+    response = client.post("/tasks", data={"name": "x"}, files=lesson(folders[0]))
+    assert response.status_code == 507
+    assert os.strerror(errno.ENOSPC) in response.json()["error"]

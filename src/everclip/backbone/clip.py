@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import open_clip
@@ -31,6 +30,7 @@ from everclip.backbone.identity import digest, former_digests
 from everclip.backbone.tokens import output_tokens
 from everclip.errors import EverclipError, InputError
 from everclip.storage.identity import Identity
+from everclip.system.paths import expanded
 
 Precision = Literal["float32", "bf16"]
 
@@ -368,7 +368,7 @@ def _resolve(name: str) -> tuple[str, dict[str, Any]]:
         return f"local-dir:{files('everclip') / 'embedded'}", {}
     if name.startswith("hf-hub:"):
         return name, {"require_pretrained": True}
-    folder = Path(name.removeprefix("local-dir:")).expanduser()
+    folder = expanded(name.removeprefix("local-dir:"))
     if name.startswith("local-dir:") or folder.is_dir():
         if not (folder / "open_clip_config.json").is_file():
             raise InputError(
@@ -390,8 +390,8 @@ def _resolve(name: str) -> tuple[str, dict[str, Any]]:
         # figures of `openai` weights need the former.
         quick = bool(open_clip.get_pretrained_cfg(arch, weights).get("quick_gelu"))
         return arch, {"pretrained": weights, "force_quick_gelu": quick}
-    if weights and Path(weights).expanduser().is_file():
-        return arch, {"pretrained": str(Path(weights).expanduser())}
+    if weights and expanded(weights).is_file():
+        return arch, {"pretrained": str(expanded(weights))}
     what = f"has no pretrained weights '{weights}'" if weights else "needs the name of its weights"
     valid = ", ".join([*tags, RANDOM])
     raise InputError(f"backbone '{arch}' {what}; write {arch}/WEIGHTS with a checkpoint file or one of: {valid}.")

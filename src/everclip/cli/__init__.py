@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 import sys
 from collections.abc import Iterator
@@ -16,11 +15,12 @@ import typer
 from everclip._version import __version__
 from everclip.cli import learner, serve
 from everclip.cli.data import data_app
-from everclip.cli.options import AsJson, DeviceOption, Setting, given
+from everclip.cli.options import AsJson, DeviceOption, Setting, given, path_argument, path_option
 from everclip.errors import EverclipError
 from everclip.registry import Registry, entered, from_place
-from everclip.system.display import Display, printed
+from everclip.system.display import Display, printed, replace_unprintable, say, say_json
 from everclip.system.memory import keep_freed_memory
+from everclip.system.paths import home_for_libraries, portable_path
 
 if TYPE_CHECKING:
     from everclip.experiment.config import Config
@@ -71,12 +71,12 @@ def _everclip(
     ] = None,
 ) -> None:
     if version:
-        typer.echo(f"everclip {__version__}")
+        say(f"everclip {__version__}")
         raise typer.Exit
     for place in plugin or ():
         from_place(place)
     if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
+        say(context.get_help())
 
 
 @app.command()
@@ -100,7 +100,7 @@ def run(
     device: DeviceOption = None,
     precision: Annotated[str | None, typer.Option(help="float32 · bf16")] = None,
     workers: WorkersOption = None,
-    out: Annotated[Path | None, typer.Option(help="Run directory; by default below ./runs.")] = None,
+    out: Annotated[Path | None, path_option("Run directory; by default below ./runs.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that --out holds.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Load and check everything, say what would be learned, learn nothing.")
@@ -132,12 +132,12 @@ def run(
 
 @app.command()
 def judge(
-    learned: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run, made with --set keep_stages=true.")],
+    learned: Annotated[Path, path_argument("RUN", "A finished run, made with --set keep_stages=true.")],
     selector: SelectorOption = None,
     candidates: CandidatesOption = None,
     device: DeviceOption = None,
     workers: WorkersOption = None,
-    out: Annotated[Path | None, typer.Option(help="Run directory of the judgment; by default beside RUN.")] = None,
+    out: Annotated[Path | None, path_option("Run directory of the judgment; by default beside RUN.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the judgment that --out holds.")] = False,
     track: TrackOption = None,
     settings: Setting = None,
@@ -153,7 +153,7 @@ def judge(
     configuration = judgment(learned, changes)
     protocol = configuration.protocol
     learned = learned.resolve()  # "." and "runs/.." have a name too
-    out = out or learned.with_name(f"{learned.name}-{protocol.selector}-{protocol.routing}")
+    out = out or portable_path(learned.with_name(f"{learned.name}-{protocol.selector}-{protocol.routing}"))
     _perform(configuration, out, resume, track)
 
 
@@ -172,7 +172,7 @@ def _perform(configuration: Config, out: Path, resume: bool, track: list[str] | 
 
 @app.command("demo")
 def _demo(
-    out: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("runs/demo"),
+    out: Annotated[Path, path_option("Where the runs go.")] = Path("runs/demo"),
 ) -> None:
     """Run a small continual-learning story on drawn images, with the CLIP of the package."""
     from everclip.cli import demo as story
@@ -185,7 +185,7 @@ def _demo(
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories.")],
+    runs: Annotated[list[Path], path_argument(None, "Run directories.")],
     candidates: Annotated[str | None, typer.Option(help="task · seen · all; by default that of the runs.")] = None,
     mix: Annotated[bool, typer.Option("--mix", help="Compare runs of different protocols all the same.")] = False,
     published: Annotated[
@@ -194,9 +194,9 @@ def compare(
     costs: Annotated[
         bool, typer.Option("--costs", help="Also what a task costs: numbers trained, seconds, bytes kept.")
     ] = False,
-    csv: Annotated[Path | None, typer.Option(help="Write the table as CSV.")] = None,
-    latex: Annotated[Path | None, typer.Option(help="Write the table as LaTeX.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw the comparison (.png, .svg or .pdf).")] = None,
+    csv: Annotated[Path | None, path_option("Write the table as CSV.")] = None,
+    latex: Annotated[Path | None, path_option("Write the table as LaTeX.")] = None,
+    plot: Annotated[Path | None, path_option("Draw the comparison (.png, .svg or .pdf).")] = None,
 ) -> None:
     """Put finished runs side by side; refuses to mix protocols unless told."""
     from everclip.report import compare as side_by_side
@@ -253,7 +253,7 @@ def _catalog(registry: Registry[Any], as_json: bool, fields: tuple[str, ...]) ->
     from rich.text import Text
 
     for problem in registry.problems().values():
-        typer.echo(f"everclip: {problem}", err=True)
+        say(f"everclip: {problem}", error=True)
     if as_json:
         entries = []
         for name, kind in registry.usable().items():
@@ -266,7 +266,7 @@ def _catalog(registry: Registry[Any], as_json: bool, fields: tuple[str, ...]) ->
                 k: {n: v[n] for n in ("default", "description") if n in v} for k, v in properties.items()
             }
             entries.append(entry)
-        typer.echo(json.dumps(entries, indent=1, ensure_ascii=False))
+        say_json(entries, indent=1)
         return
     table = Table(box=None, show_header=False, padding=(0, 1))
     for name, kind in registry.usable().items():
@@ -290,8 +290,9 @@ def main(args: list[str] | None = None) -> NoReturn:
     """
     message = ""
     keep_freed_memory()
+    replace_unprintable()
     try:
-        with _signals_raise():
+        with _signals_raise(), home_for_libraries():
             status = app(args, prog_name="everclip", standalone_mode=False)
     except UsageError as error:
         command = error.ctx.command_path if error.ctx else "everclip"
@@ -307,7 +308,7 @@ def main(args: list[str] | None = None) -> NoReturn:
         message = f"stopped by {stop.name}; what was done is kept: give the command again (run with --resume) to go on."
         status = stop.exit_status
     if message:
-        typer.echo(f"everclip: {message}", err=True)
+        say(f"everclip: {message}", error=True)
     sys.exit(status)
 
 

@@ -9,16 +9,15 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from everclip.cli.options import path_option
 from everclip.errors import InputError
-from everclip.system.display import Display, printed
+from everclip.system.display import Display, printed, say
 
 # What imports torch is imported inside the commands, as in `cli`.
 
 data_app = typer.Typer(help="The data sets of the published benchmarks: list them, bring them to disk.")
 
-Root = Annotated[
-    Path | None, typer.Option(help="Folder of the published data sets; by default $EVERCLIP_DATA, else ./data.")
-]
+Root = Annotated[Path | None, path_option("Folder of the published data sets; by default $EVERCLIP_DATA, else ./data.")]
 
 
 @data_app.command("list")
@@ -65,7 +64,7 @@ def prepare_sets(
         problems += [outcome.problem] if outcome.problem else []
     printed(_table(("set", "state", *complete._fields), rows))
     for problem in problems:
-        typer.echo(f"everclip: {problem}", err=True)
+        say(f"everclip: {problem}", error=True)
     raise typer.Exit(1 if problems else 0)
 
 

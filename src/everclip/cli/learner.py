@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,18 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 # Everything that imports torch is imported inside the commands: `everclip --help` answers at once.
-from everclip.cli.options import DeviceOption, Setting, given
+from everclip.cli.options import DeviceOption, Setting, given, path_argument, path_option
 from everclip.errors import EverclipError, InputError
 from everclip.registry import entered
-from everclip.system.display import Display, printed
+from everclip.system.display import Display, on_screen, printed, say, say_json
 
 if TYPE_CHECKING:
     from everclip.learner import Learner, LearnReport, Prediction
 
-ModelDir = Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="The learner's directory; `learn` makes it.")]
-Labeled = Annotated[
-    Path, typer.Argument(metavar="FOLDER", help="DIR/CLASS/… or DIR/train/CLASS/… and DIR/test/CLASS/…")
-]
+ModelDir = Annotated[Path, path_argument("MODEL_DIR", "The learner's directory; `learn` makes it.")]
+Labeled = Annotated[Path, path_argument("FOLDER", "DIR/CLASS/… or DIR/train/CLASS/… and DIR/test/CLASS/…")]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
 LabelsOption = Annotated[str | None, typer.Option("--labels", metavar="A,B,…", help="What else it may be.")]
 OnlyOption = Annotated[bool, typer.Option("--only", help="It is one of --labels.")]
@@ -50,7 +46,7 @@ def learn(
 
     chosen = {"backbone": backbone, "method": method}
     values = entered(given({key: value for key, value in chosen.items() if value is not None}, settings or []))
-    task = name or read_folder(folder.expanduser(), test_fraction=0, least_classes=1).name
+    task = name or read_folder(folder, test_fraction=0, least_classes=1).name
     display, device = Display(), device or "auto"
     directory = LearnerDirectory(model_dir)
     if directory.exists():
@@ -59,6 +55,7 @@ def learn(
             report = learner.learn(task, folder)
     else:
         directory.refuse_foreign_files()
+        directory.require_writable()
         learner = Learner.create(**_first(values), device=device, display=display)
         report = learner.learn(task, folder)
         learner.save(model_dir, replace=False)
@@ -67,7 +64,7 @@ def learn(
 
 def predict(
     model_dir: ModelDir,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Files, or folders of them at any depth.")],
+    images: Annotated[list[Path], path_argument("IMAGE…", "Files, or folders of them at any depth.")],
     labels: LabelsOption = None,
     only: OnlyOption = False,
     closed: ClosedOption = False,
@@ -84,7 +81,7 @@ def predict(
     learner = Learner.load(model_dir, device=device or "auto", display=display)
     bad = 0
     # A bar between lines on one screen would only be in their way.
-    shown = contextlib.nullcontext(lambda done, total: None) if sys.stdout.isatty() else display.bar("predicting")
+    shown = contextlib.nullcontext(lambda done, total: None) if on_screen() else display.bar("predicting")
     answers = learner.predict_files(paths, _labels(labels), only=only, closed=closed, top_k=top_k)
     with shown as bar:
         for done, (path, answer) in enumerate(answers, 1):
@@ -94,10 +91,10 @@ def predict(
                 display.note(f"everclip: {answer}")
             if as_json:
                 content = {"error": answer.reason} if isinstance(answer, BadImage) else _said(answer)
-                typer.echo(json.dumps({"path": path, **content}))  # in ASCII: a path may be no valid text
+                say_json({"path": path, **content})
             elif not isinstance(answer, BadImage):
                 readable = path.encode(errors="backslashreplace").decode()
-                typer.echo(f"{readable}: {', '.join(_named(*candidate) for candidate in answer.top)}")
+                say(f"{readable}: {', '.join(_named(*candidate) for candidate in answer.top)}")
     if bad:
         raise EverclipError(f"{bad} of {len(paths)} files can't be used; the others are answered.")
 
@@ -116,9 +113,9 @@ def show(model_dir: ModelDir, as_json: AsJson = False) -> None:
 
     known = summary(LearnerDirectory(model_dir).peek())
     if as_json:
-        typer.echo(json.dumps(known, indent=1, ensure_ascii=False))
+        say_json(known, indent=1)
         return
-    typer.echo(f"method {known['method']} on backbone {known['backbone']}")
+    say(f"method {known['method']} on backbone {known['backbone']}")
     tasks = Table("task", "classes", "images", "lessons", box=None)
     for task in known["tasks"]:
         tasks.add_row(
@@ -146,9 +143,9 @@ def forget(
     with Learner.edit(model_dir, device or "auto") as learner:
         report = learner.forget(name)
     if as_json:
-        typer.echo(json.dumps(asdict(report), ensure_ascii=False))
+        say_json(asdict(report))
     else:
-        typer.echo(f"forgot {report.task} ({len(report.class_names)} classes): {report.note}")
+        say(f"forgot {report.task} ({len(report.class_names)} classes): {report.note}")
 
 
 def evaluate(model_dir: ModelDir, folder: Labeled, device: DeviceOption = None, as_json: AsJson = False) -> None:
@@ -163,10 +160,10 @@ def evaluate(model_dir: ModelDir, folder: Labeled, device: DeviceOption = None, 
     for name, reason in found.skipped:
         display.note(f"skipped {name}: {reason}")
     if as_json:
-        typer.echo(json.dumps(asdict(found), indent=1))
+        say_json(asdict(found), indent=1)
         return
     low, high = found.interval
-    typer.echo(f"{found.accuracy:.1f} % of {found.images} images right (95 % interval {low:.1f} to {high:.1f})")
+    say(f"{found.accuracy:.1f} % of {found.images} images right (95 % interval {low:.1f} to {high:.1f})")
     table = Table("class", "right", "images", "%", box=None)
     for name, (right, images) in found.per_class.items():
         table.add_row(escape(name), str(right), str(images), f"{100 * right / images:.1f}")
@@ -175,13 +172,13 @@ def evaluate(model_dir: ModelDir, folder: Labeled, device: DeviceOption = None, 
 
 def export(
     model_dir: ModelDir,
-    file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="What to write.")],
+    file: Annotated[Path, path_argument("FILE.onnx", "What to write.")],
     labels: LabelsOption = None,
     only: OnlyOption = False,
     closed: ClosedOption = False,
     compare_on: Annotated[
         list[Path] | None,
-        typer.Option(metavar="IMAGE", help="An image, or a folder of them, on which the graph must answer alike."),
+        path_option("An image, or a folder of them, on which the graph must answer alike.", "IMAGE"),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -191,10 +188,10 @@ def export(
     learner = Learner.load(model_dir, device="cpu")
     report = learner.export(file, _labels(labels), only=only, closed=closed, compare_on=_files(compare_on or []))
     if as_json:
-        typer.echo(json.dumps(asdict(report), indent=1, ensure_ascii=False))
+        say_json(asdict(report), indent=1)
         return
     columns = len(report.columns) + report.open
-    typer.echo(
+    say(
         f"{report.path}: {report.bytes / 1e6:.1f} MB, {columns} columns; on {report.compared} images onnxruntime and "
         f"the learner differ by {report.difference:.1g} at most"
     )
@@ -223,17 +220,17 @@ def _refuse_changes(learner: Learner, values: dict[str, Any], path: Path) -> Non
 
 def _tell(report: LearnReport, display: Display, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(asdict(report)))
+        say_json(asdict(report))
         return
     for name, reason in report.skipped:
         display.note(f"skipped {name}: {reason}")
     new, known = len(report.new_classes), len(report.known_classes)
-    typer.echo(
+    say(
         f"learned {report.task}: {report.images} images ({report.held_out} of them held out), {new} new and {known} "
         f"known classes, in {report.seconds:.1f} s"
     )
     if report.watched:
-        typer.echo(f"{report.moved} of {report.watched} images held out of earlier lessons are now of another task")
+        say(f"{report.moved} of {report.watched} images held out of earlier lessons are now of another task")
 
 
 def _said(answer: Prediction) -> dict[str, Any]:

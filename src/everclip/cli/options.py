@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from everclip.errors import InputError
+from everclip.system.paths import expanded
 
 Setting = Annotated[
     list[str] | None,
@@ -17,6 +19,21 @@ Setting = Annotated[
 
 DeviceOption = Annotated[str | None, typer.Option(help="auto · cpu · cuda · …")]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON, with every setting.")]
+
+
+def path(text: str) -> Path:
+    """What a command takes for a path; help calls it by this function's name."""
+    return expanded(text)
+
+
+def path_option(text: str, metavar: str | None = None) -> Any:
+    """An option that is a path; every one is made here, so that `--out=~/x` is the same to all commands."""
+    return typer.Option(help=text, metavar=metavar, parser=path)
+
+
+def path_argument(metavar: str | None, text: str) -> Any:
+    """An argument that is a path; see `path_option`."""
+    return typer.Argument(help=text, metavar=metavar, parser=path)
 
 
 def given(options: dict[str, Any], settings: list[str]) -> dict[str, Any]:

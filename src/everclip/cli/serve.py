@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
-from everclip.cli.options import DeviceOption, Setting, given
+from everclip.cli.options import DeviceOption, Setting, given, path_argument
 from everclip.errors import InputError
 from everclip.system.display import Display
 
 
 def serve(
-    model_dir: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="The learner's directory; made if absent.")],
+    model_dir: Annotated[Path, path_argument("MODEL_DIR", "The learner's directory; made if absent.")],
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0 is every one of this machine.")
     ] = "127.0.0.1",
@@ -46,6 +46,7 @@ def serve(
     display = Display()
     if not directory.exists():
         directory.refuse_foreign_files()
+        directory.require_writable()
         Learner.create(device=device or "auto").save(model_dir, replace=False)
         display.note(f"{model_dir}: a new learner, which knows nothing yet.")
     with Service(model_dir, limits, device or "auto") as service:
@@ -56,6 +57,8 @@ def serve(
                 f"can't listen on {host}:{port} ({error.strerror}); choose another --port or --host."
             ) from error
         with bound:
+            if not service.learns:
+                display.note(f"{model_dir} is read-only: the service answers, and learns nothing.")
             shown = f"[{host}]" if ":" in host else host
             display.note(f"EverCLIP answers at http://{shown}:{bound.getsockname()[1]}; Ctrl-C ends it.")
             uvicorn.Server(uvicorn.Config(create_app(service, token), log_level="warning")).run(sockets=[bound])

@@ -14,14 +14,23 @@ import numpy as np
 
 from everclip.errors import InputError
 from everclip.storage.files import atomic_file
+from everclip.system.paths import expanded, home, without_home
 from everclip.system.processes import barrier, by_main, is_main
 
 
 def cache_dir() -> Path:
-    """Return `$EVERCLIP_CACHE`, else `$XDG_CACHE_HOME/everclip`, else `~/.cache/everclip`; may be absent."""
+    """Return `$EVERCLIP_CACHE`, else `$XDG_CACHE_HOME/everclip`, else `~/.cache/everclip`; may be absent.
+
+    A user without a home folder has it in a private folder among the temporary files.
+
+    Raises:
+        InputError: there is no such place.
+    """
     if chosen := os.environ.get("EVERCLIP_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "everclip"
+        return expanded(chosen)
+    if chosen := os.environ.get("XDG_CACHE_HOME"):
+        return expanded(chosen) / "everclip"
+    return (home() or without_home()) / ".cache" / "everclip"
 
 
 def cache_key(*parts: str | int) -> str:

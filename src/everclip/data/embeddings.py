@@ -13,6 +13,7 @@ import numpy as np
 from everclip.data.names import DEFAULT_TEMPLATES, check_class_names, check_templates
 from everclip.data.source import split
 from everclip.errors import InputError
+from everclip.system.paths import expanded
 
 _WHOLE = ("embeddings", "labels")
 _DIVIDED = ("train_embeddings", "train_labels", "test_embeddings", "test_labels")
@@ -65,7 +66,7 @@ def read_embeddings(path: str | Path, seed: int = 0, test_fraction: float = 0.2)
     Raises:
         InputError: the file cannot be read, or an array in it is missing or wrong.
     """
-    path = Path(path)
+    path = expanded(path)
     arrays = _arrays(path)
     required = ("class_names", *(_DIVIDED if any(key in arrays for key in _DIVIDED) else _WHOLE))
     if missing := [key for key in required if key not in arrays]:

@@ -16,6 +16,7 @@ from everclip.data.decode import IMAGE_SUFFIXES, load_rgb
 from everclip.data.names import DEFAULT_TEMPLATES, check_class_names, check_templates
 from everclip.data.source import ImageSource, split
 from everclip.errors import InputError
+from everclip.system.paths import expanded
 
 CARD_NAME = "dataset.json"
 TRAIN_FOLDER = "train"
@@ -94,7 +95,7 @@ def read_folder(path: str | Path, seed: int = 0, test_fraction: float = 0.2, lea
     Raises:
         InputError: the folder, its layout or its `dataset.json` cannot be used.
     """
-    root = Path(path)
+    root = expanded(path)
     subfolders, _ = _listing(root)
     card = _read_card(root / CARD_NAME)
     test_folder = next((name for name in TEST_FOLDERS if name in subfolders), None)
@@ -125,7 +126,7 @@ def read_unlabeled(path: str | Path) -> FolderImages:
     Raises:
         InputError: there is no such folder, it cannot be listed, or it holds no image.
     """
-    root = Path(path).expanduser()
+    root = expanded(path)
     paths = sorted(_images_below(str(root)))
     if not paths:
         raise InputError(f"the folder {root} has no image at any depth; add some or name another folder")

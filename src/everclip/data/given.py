@@ -19,6 +19,7 @@ from everclip.data.labels import Labels, among, read_labels
 from everclip.data.names import DEFAULT_TEMPLATES
 from everclip.data.source import BadImage, ImageSource
 from everclip.errors import InputError
+from everclip.system.paths import expanded
 
 GivenImage = str | Path | Image.Image | np.ndarray
 """A file, a PIL image of any mode, or an array (H, W, 3) uint8."""
@@ -43,20 +44,21 @@ class GivenImages(ImageSource):
                     f"image {index} is of type {type(item).__name__}; give a path, a PIL image or an array (H, W, 3) "
                     "uint8."
                 )
-        self._items = items
-        self._called = called
+        self._names = [
+            str(item) if isinstance(item, str | Path) else f"{called}image {n}" for n, item in enumerate(items)
+        ]
+        self._items = [expanded(item) if isinstance(item, str | Path) else item for item in items]
         self.labels = np.zeros(len(items), dtype=np.int64) if labels is None else labels
 
     def name(self, index: int) -> str:
         """Return the path, or `image INDEX`."""
-        item = self._items[index]
-        return str(item) if isinstance(item, str | Path) else f"{self._called}image {index}"
+        return self._names[index]
 
     def digest(self, index: int) -> str:
         """Return the hex BLAKE2b-128 of the file's bytes, of the pixels, or of what is wrong with either."""
         item = self._items[index]
         try:
-            content = Path(item).read_bytes() if isinstance(item, str | Path) else _content(self.decode(index))
+            content = item.read_bytes() if isinstance(item, Path) else _content(self.decode(index))
         except BadImage as error:
             content = error.reason.encode()
         except OSError as error:
@@ -70,7 +72,7 @@ class GivenImages(ImageSource):
             BadImage: a file that `load_rgb` refuses, or an array of another shape or type.
         """
         item, name = self._items[index], self.name(index)
-        if isinstance(item, str | Path):
+        if isinstance(item, Path):
             return load_rgb(item, name)
         return _rgb(item, name)
 
@@ -217,7 +219,7 @@ def labeled_images(
     templates = None
     source: ImageSource
     if isinstance(given, str | Path):
-        folder = read_folder(Path(given).expanduser(), test_fraction=0, least_classes=1)
+        folder = read_folder(given, test_fraction=0, least_classes=1)
         templates = folder.templates if folder.templates != DEFAULT_TEMPLATES else None
         source = folder.test if part == "test" and len(folder.test) else folder.train
         said, where = Labels(source.labels, folder.class_names), str(given)

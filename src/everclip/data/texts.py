@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from everclip.errors import InputError
+from everclip.system.paths import expanded
 
 
 def read_texts(path: str | Path) -> tuple[str, ...]:
@@ -13,7 +14,7 @@ def read_texts(path: str | Path) -> tuple[str, ...]:
     Raises:
         InputError: there is no such file, it cannot be read, it is not UTF-8, or it holds no text.
     """
-    file = Path(path).expanduser()
+    file = expanded(path)
     try:
         lines = file.read_bytes().decode("utf-8-sig").splitlines()
     except OSError as error:

@@ -18,6 +18,7 @@ from everclip.methods import MethodConfig, method_class
 from everclip.registry import entered
 from everclip.selectors import SelectorConfig, selector_class
 from everclip.streams import Protocol, Stream, in_python, named_seeds, stream_defaults
+from everclip.system.paths import portable_path
 
 
 class Setup(BaseModel):
@@ -189,8 +190,9 @@ def validated(model: type[BaseModel], values: Mapping[str, Any]) -> Any:
 
 
 def default_directory(config: Config) -> Path:
-    """Where a run goes when nobody says: `runs/STREAM/METHOD-seedN`."""
+    """Where a run goes when nobody says: `runs/STREAM/METHOD-seedN`, in names that every system can hold."""
     kind, _, parts = config.stream_name().partition(":")
     names = [kind, *(Path(part.strip()).name for part in parts.split(",") if part.strip())]
     name = re.sub(r"[^\w.+-]+", "-", "-".join(names)).strip("-")
-    return Path("runs") / name[:80] / f"{config.setup.method}-seed{named_seeds(config.protocol.model_dump())}"
+    folder = portable_path(Path("runs") / name[:80])
+    return portable_path(folder / f"{config.setup.method}-seed{named_seeds(config.protocol.model_dump())}")

@@ -13,6 +13,7 @@ from everclip.methods import Method
 from everclip.storage.identity import Identity
 from everclip.storage.run import OtherContent, RunDirectory
 from everclip.streams import TaskInfo
+from everclip.system.paths import expanded
 
 HOW_JUDGED = frozenset({"candidates", "routing", "selector", "reference"})
 """Settings that decide how a learner is judged and not what it learns; those of the selector belong to them too."""
@@ -31,7 +32,7 @@ class LearnedRun:
     """
 
     def __init__(self, config: Config, method: str, backbone: Identity, data: Identity) -> None:
-        path = Path(str(config.setup.learned))
+        path = expanded(str(config.setup.learned))
         self.directory = RunDirectory(path)
         learned = self.directory.peek_state() if _is_run(self.directory) else None
         if learned is None or not learned.finished:

@@ -83,6 +83,7 @@ def run(
     warn = display.note if display else _python_warning
     display = display if display and is_main() else Display(quiet=True)
     directory = RunDirectory(out)
+    out = directory.path
     directory.refuse_foreign_files()
 
     def refuse_another_run() -> Moved:
@@ -93,6 +94,8 @@ def run(
     places = refuse_another_run()
     state = directory.peek_state() if directory.exists() else None
     finished = state is not None and state.finished and (out / "results.json").is_file()
+    if not finished:
+        directory.require_writable()
     with torch.random.fork_rng():
         if finished:
             if places:

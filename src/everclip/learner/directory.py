@@ -17,7 +17,6 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
@@ -57,9 +56,6 @@ class LearnerDirectory(Directory):
     again = "give the command again"
     state = "learner.json"
 
-    def __init__(self, path: str | Path) -> None:
-        super().__init__(Path(path).expanduser())
-
     def is_ours(self, name: str) -> bool:
         """Hidden files are nobody's concern, so that a learner can be saved into a clone of its repository."""
         return super().is_ours(name) or name.startswith(".") or TENSORS.fullmatch(name) is not None
@@ -94,7 +90,7 @@ class LearnerDirectory(Directory):
         for path in self.path.iterdir():
             if TENSORS.fullmatch(path.name) and path.name not in named:
                 fault_point(f"remove {path.name}")
-                path.unlink(missing_ok=True)
+                self.remove(path)
 
     def peek(self) -> dict[str, Any]:
         """What `learner.json` says, without a look at the files it names.
@@ -133,6 +129,8 @@ class LearnerDirectory(Directory):
             content = (self.path / file["name"]).read_bytes()
         except FileNotFoundError:
             raise self.missing(file["name"]) from None
+        except PermissionError as error:
+            raise self.unreadable(file["name"], error) from error
         except OSError as error:
             raise self.damaged(file["name"]) from error
         if hashlib.sha256(content).hexdigest() != file["sha256"]:

@@ -8,6 +8,7 @@ from huggingface_hub import create_repo, snapshot_download, upload_folder
 from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]  # httpx's, or requests'
 
 from everclip.errors import EverclipError
+from everclip.storage.lock import FILES
 
 _REFUSALS = (HfHubHTTPError, HTTPError, OSError, ValueError)
 """What the Hub's client raises: an answer that is no, no connection, no such file, a name that can't be."""
@@ -26,7 +27,7 @@ def upload(directory: Path, repo_id: str, token: str | None) -> None:
             folder_path=directory,
             token=token,
             commit_message="Save the learner",
-            ignore_patterns=["lock", "*.tmp"],
+            ignore_patterns=[*sorted(FILES), "*.tmp"],
             delete_patterns=["*.safetensors"],  # of the learner before; those uploaded now stay
         )
     except _REFUSALS as error:

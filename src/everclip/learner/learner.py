@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -54,6 +54,7 @@ from everclip.learner.questions import ZERO_SHOT, Asked, Question, checked_label
 from everclip.learner.reports import Evaluation, ExportReport, ForgetReport, LearnedTask, LearnReport, Prediction
 from everclip.learner.storing import about, read, write
 from everclip.system.display import Display
+from everclip.system.paths import expanded, temporary_folder
 
 WORKERS = min(8, os.cpu_count() or 1)
 """Threads that decode images; no result depends on it."""
@@ -375,7 +376,7 @@ class Learner:
             shown.append(view)
         side = self._backbone.view.size
         images = np.stack(shown) if shown else np.empty((0, 3, side, side), dtype=np.uint8)
-        return export(self._knowledge, asked, Path(path).expanduser(), images)
+        return export(self._knowledge, asked, expanded(path), images)
 
     # -- on disk and on the Hub ------------------------------------------------------------------------------------
 
@@ -447,11 +448,14 @@ class Learner:
             token: of an account that may write there; by default the one that is logged in.
 
         Raises:
-            EverclipError: the Hub refused, or can't be reached.
+            EverclipError: the Hub refused, or can't be reached, or there is no room for temporary files.
         """
-        with tempfile.TemporaryDirectory() as folder:
+        folder = temporary_folder("everclip-upload-")
+        try:
             self.save(folder)
-            hub.upload(Path(folder), repo_id, token)
+            hub.upload(folder, repo_id, token)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     @classmethod
     def from_pretrained(
@@ -472,7 +476,7 @@ class Learner:
         Raises:
             InputError, EverclipError: as for `load`, or the Hub has no such repository.
         """
-        path = Path(repo_id_or_dir).expanduser()
+        path = expanded(repo_id_or_dir)
         if not path.is_dir():
             path = hub.download(str(repo_id_or_dir), token)
         return cls.load(path, backbone, device, display)

@@ -14,6 +14,7 @@ from everclip.report.published import beside, read_benchmark
 from everclip.report.results import load_run, text
 from everclip.report.table import ANY, HEADLINE, Comparison, Row, Value
 from everclip.streams import SEEDS, named_seeds
+from everclip.system.paths import expanded
 
 ROUTING = ("selector", "routing", "reference")
 """Protocol fields that say how an image gets its route."""
@@ -68,7 +69,7 @@ def compare(
     """
     benchmark = read_benchmark(published) if published else None
     candidates = candidates or (benchmark.protocol["candidates"] if benchmark else None)
-    runs = [_load(Path(path), candidates) for path in run_dirs]
+    runs = [_load(expanded(path), candidates) for path in run_dirs]
     if not runs:
         raise InputError("There is nothing to compare: give at least one run directory.")
     _name_backbones_alike(runs)

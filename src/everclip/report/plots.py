@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 
 from everclip.report.losses import Losses
 
+from everclip.system.paths import expanded
+
 LEARNED = "#0072B2"
 NOT_YET = "#D55E00"
 INK = "#1f2328"
@@ -217,7 +219,7 @@ def save(figure: Figure, path: str | Path) -> None:
         ValueError: matplotlib does not know the suffix.
         OSError: the file cannot be written.
     """
-    path = Path(path)
+    path = expanded(path)
     dates = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": "everclip"}), _any_script():
         figure.savefig(path, dpi=200, metadata=dates.get(path.suffix.lower()))

@@ -12,6 +12,7 @@ import numpy as np
 
 from everclip.errors import InputError
 from everclip.functional import metrics
+from everclip.system.paths import expanded
 
 FORMAT = 1
 Rows = Sequence[Sequence[np.ndarray] | None]
@@ -110,7 +111,7 @@ def load_run(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: the directory holds no results, or they cannot be read by this version.
     """
-    file = Path(path) / "results.json"
+    file = expanded(path) / "results.json"
     try:
         results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):

@@ -18,6 +18,7 @@ from everclip.errors import InputError
 from everclip.report import plots
 from everclip.report.cost import Cost
 from everclip.report.results import text
+from everclip.system.paths import expanded
 
 HEADLINE = ("transfer", "average", "last")
 COLUMNS = (*HEADLINE, *(f"{name}_above_chance" for name in HEADLINE))
@@ -222,6 +223,7 @@ class Comparison:
         for path, write in writers:
             if path is None:
                 continue
+            path = expanded(path)
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write(path)

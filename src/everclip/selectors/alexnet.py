@@ -19,6 +19,7 @@ from everclip.backbone import Backbone
 from everclip.backbone.features import embed_images
 from everclip.data import LabeledEmbeddings, ViewedImages, cache_key, embedding_cache
 from everclip.errors import InputError
+from everclip.system.paths import expanded
 from everclip.system.processes import main_first
 
 CONV5 = 11
@@ -46,7 +47,7 @@ class AlexNet:
     """
 
     def __init__(self, weights: str) -> None:
-        tensors = _read(Path(weights).expanduser()) if weights else _download()
+        tensors = _read(expanded(weights)) if weights else _download()
         with torch.device("meta"):  # the file brings the weights; nothing is drawn
             self._layers = alexnet().features[:CONV5]
         layers = {name[len("features.") :]: t for name, t in tensors.items() if str(name).startswith("features.")}

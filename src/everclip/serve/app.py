@@ -213,6 +213,12 @@ def _say_errors_in_a_sentence(app: FastAPI) -> None:
     def late(request: Request, error: TimeoutError) -> JSONResponse:
         return says(504, "no answer in time; send fewer images at once, or try again.")
 
+    @app.exception_handler(OSError)
+    def no_room(request: Request, error: OSError) -> JSONResponse:
+        # A large upload waits on disk until its request is answered.
+        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        return says(507, f"the system of the service refused a file ({error.strerror or error}); try again later.")
+
     @app.exception_handler(Exception)
     def unexpected(request: Request, error: Exception) -> JSONResponse:
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import re
 import shutil
-import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +23,9 @@ from everclip.learner import ForgetReport, LearnedTask, Learner, LearnerDirector
 from everclip.learner.questions import Asked
 from everclip.learner.storing import read
 from everclip.serve.batching import Batcher, Busy
+from everclip.storage.directory import ReadOnlyError
 from everclip.system.display import Display, Step
+from everclip.system.paths import no_room_for_temporary_files, portable_name, temporary_folder
 
 log = logging.getLogger("everclip.serve")
 
@@ -73,7 +74,7 @@ class Service:
 
     Args:
         path: a learner's directory, in which everything learned or forgotten is saved. No other process can change it
-            while the service runs.
+            while the service runs. From a read-only one it only answers.
         limits: what one request may cost.
         device: as for `Learner.load`.
 
@@ -87,8 +88,12 @@ class Service:
         self._directory = LearnerDirectory(path)
         self._directory.require()
         self._progress = _JobDisplay()
+        self._read_only: ReadOnlyError | None = None
         with contextlib.ExitStack() as opened:
-            opened.enter_context(self._directory)
+            try:
+                opened.enter_context(self._directory)
+            except ReadOnlyError as error:  # it can answer all the same
+                self._read_only = error
             self._learner = Learner(read(self._directory, None, device), self._progress)
             self._open = opened.pop_all()
         self._batcher = Batcher(self._learner.answer_each, BATCH, self.limits.waiting)
@@ -109,6 +114,15 @@ class Service:
     def __exit__(self, *error: object) -> None:
         """As `close`."""
         self.close()
+
+    @property
+    def learns(self) -> bool:
+        """Whether it can learn and forget: not in a directory that is read-only."""
+        return self._read_only is None
+
+    def _require_writable(self) -> None:
+        if self._read_only is not None:
+            raise self._read_only
 
     @property
     def backbone(self) -> str:
@@ -180,9 +194,11 @@ class Service:
             The job's name.
 
         Raises:
-            InputError: no file, or one whose name has no class.
+            InputError: no file, or one whose name has no class, or the directory is read-only.
+            EverclipError: there is no room for the files until they are learned.
             Busy: too many lessons wait.
         """
+        self._require_writable()
         if not files:
             raise InputError("the form has no files; send the task's images, each named CLASS/FILE.")
         if len(files) > self.limits.lesson_images:
@@ -191,14 +207,18 @@ class Service:
         if waiting >= self.limits.lessons:
             raise Busy(f"{waiting} lessons wait already")
         classes = [_class_of(path) for path, _ in files]
-        folder = Path(tempfile.mkdtemp(prefix="everclip-lesson-"))
+        folder = temporary_folder("everclip-lesson-")
         try:
             pairs = []
             for number, ((path, content), class_name) in enumerate(zip(files, classes, strict=True)):
-                kept = folder / f"{number:06d} {re.sub(r'[^A-Za-z0-9._-]+', '_', PurePosixPath(path).name)[-80:]}"
+                plain = re.sub(r"[^A-Za-z0-9._-]+", "_", PurePosixPath(path).name)[-80:]
+                kept = folder / portable_name(f"{number:06d} {plain}")
                 with kept.open("wb") as file:
                     shutil.copyfileobj(content, file)
                 pairs.append((kept, class_name))
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise no_room_for_temporary_files(folder.parent, error) from error
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -218,9 +238,10 @@ class Service:
         """Forget a task.
 
         Raises:
-            InputError: there is no such task.
+            InputError: there is no such task, or the directory is read-only.
             Busy: a lesson is under way.
         """
+        self._require_writable()
         if not self._changing.acquire(blocking=False):
             raise Busy("a lesson is under way")
         try:

@@ -5,7 +5,7 @@ No file holds code: tensors are safetensors, the rest is text.
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import hashlib
 import json
 import os
@@ -20,7 +20,16 @@ from torch import Tensor
 
 from everclip.errors import EverclipError, InputError
 from everclip.storage.files import write_atomic
+from everclip.storage.lock import FILES, Lock, TakenError
+from everclip.system.paths import expanded
 from everclip.system.processes import is_main
+
+_READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+_FULL = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
+
+
+class ReadOnlyError(InputError):
+    """A directory can be read and not written to."""
 
 
 class Directory:
@@ -43,49 +52,65 @@ class Directory:
     folders: ClassVar[tuple[str, ...]] = ()
     """Sub-folders."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._lock: int | None = None
+    def __init__(self, path: str | Path) -> None:
+        self.path = expanded(path)
+        self._lock: Lock | None = None
 
     def __enter__(self) -> Directory:
         """Make the directory and take the lock; of several processes the main one does so for all.
 
         Raises:
+            ReadOnlyError: the directory is there and cannot be written to.
             InputError: the directory cannot be made.
             EverclipError: another process holds the lock.
         """
         if not is_main():
             return self
+        lock = Lock(self.path)
         try:
             for part in self.folders or ("",):
                 (self.path / part).mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+            self.require_writable()
+            lock.acquire()
         except OSError as error:
-            raise InputError(f"{self.kind} {self.path} cannot be made ({error.strerror}); {self.elsewhere}.") from error
-        try:
-            # The kernel drops the lock with its owner, so a dead process never keeps anybody out.
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            owner = os.pread(self._lock, 64, 0).decode(errors="replace").strip() or "another process"
-            os.close(self._lock)
-            self._lock = None
+            raise self._refused(error) from error
+        except TakenError as owner:
             raise EverclipError(
                 f"{self.kind} {self.path} is in use by {owner}; wait for it to end or {self.elsewhere}."
             ) from None
-        for part in ("", *self.folders):
-            for leftover in (self.path / part).glob("*.tmp"):  # of writes cut off; nobody else writes here now
-                leftover.unlink()
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
+        self._lock = lock
+        try:
+            for part in ("", *self.folders):
+                for leftover in (self.path / part).glob("*.tmp"):  # of writes cut off; nobody else writes here now
+                    self.remove(leftover)
+        except BaseException:
+            self._release()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Release the lock."""
+        self._release()
+
+    def _release(self) -> None:
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.release()
             self._lock = None
+
+    def require_writable(self) -> None:
+        """Refuse a directory that cannot be written to, or made, before anything is computed for it.
+
+        Raises:
+            ReadOnlyError: it is there and cannot be written to.
+            InputError: the folder that it would be made in cannot.
+        """
+        if not is_main():
+            return
+        existing = next(path for path in (self.path, *self.path.absolute().parents) if os.path.lexists(path))
+        if existing.is_dir() and not os.access(existing, os.W_OK | os.X_OK):
+            raise self._refused(OSError(errno.EACCES, "no permission to write"))
 
     def exists(self) -> bool:
         """Whether something of this kind is kept here."""
@@ -106,7 +131,7 @@ class Directory:
 
     def is_ours(self, name: str) -> bool:
         """Whether a file of this name may be here before the state is."""
-        return name in {"lock", *self.folders} or name.endswith(".tmp")
+        return name in {*FILES, *self.folders} or name.endswith(".tmp")
 
     # -- files -----------------------------------------------------------------------------------------------------
 
@@ -123,6 +148,17 @@ class Directory:
         except OSError as error:
             raise self.unwritable(name, error) from error
 
+    def remove(self, path: Path) -> None:
+        """Remove a file of this directory, if it is there.
+
+        Raises:
+            EverclipError: the system refuses.
+        """
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise self.unwritable(str(path.relative_to(self.path)), error) from error
+
     def write_state(self, body: Mapping[str, Any]) -> None:
         """Replace the state, with a SHA-256 of itself."""
         self.write(self.state, json.dumps({"sha256": body_digest(body), "state": body}, indent=1))
@@ -131,12 +167,14 @@ class Directory:
         """The state, its SHA-256 checked.
 
         Raises:
-            EverclipError: it is damaged or missing.
+            EverclipError: it is damaged or missing, or may not be read.
         """
         try:
             stored = json.loads((self.path / self.state).read_bytes())
             body: dict[str, Any] = stored["state"]
             digest = stored["sha256"]
+        except PermissionError as error:
+            raise self.unreadable(self.state, error) from error
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise self.damaged(self.state) from error
         if digest != body_digest(body):
@@ -156,12 +194,31 @@ class Directory:
 
     # -- what goes wrong -------------------------------------------------------------------------------------------
 
+    def _refused(self, error: OSError) -> InputError:
+        """The system lets nobody make or enter the directory."""
+        if error.errno not in _READ_ONLY:
+            return InputError(f"{self.kind} {self.path} cannot be made ({error.strerror}); {self.elsewhere}.")
+        if not self.path.is_dir():
+            return InputError(
+                f"{self.kind} {self.path} cannot be made where it is read-only ({error.strerror}); {self.elsewhere}."
+            )
+        return ReadOnlyError(
+            f"{self.kind} {self.path} is read-only ({error.strerror}): what is there can be read and used, not "
+            f"changed; make it writable or {self.elsewhere}."
+        )
+
     def unwritable(self, name: str, error: OSError) -> EverclipError:
         """The disk refuses a file."""
+        remedy = "make room" if error.errno in _FULL else "put that right"
+        if error.errno in _READ_ONLY:
+            remedy = f"the {self.kind} is read-only, make it writable"
         return EverclipError(
-            f"{self.path / name} could not be written ({error.strerror}); nothing is lost: make room, then "
-            f"{self.again}."
+            f"{self.path / name} could not be written ({error.strerror}); nothing is lost: {remedy}, then {self.again}."
         )
+
+    def unreadable(self, name: str, error: OSError) -> EverclipError:
+        """The system lets nobody read a file."""
+        return EverclipError(f"{self.path / name} can't be read ({error.strerror}); make it readable, then try again.")
 
     def damaged(self, name: str) -> EverclipError:
         """A file is not what was written."""

@@ -122,7 +122,9 @@ class RunDirectory(Directory):
             InputError: it is not readable YAML, or names code.
         """
         try:
-            config = yaml.safe_load((self.path / "config.yaml").read_text())
+            config = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+        except PermissionError as error:
+            raise self.unreadable("config.yaml", error) from error
         except (OSError, UnicodeDecodeError, yaml.YAMLError):
             config = None
         if not isinstance(config, dict):
@@ -139,7 +141,7 @@ class RunDirectory(Directory):
         # A line cut off by a kill stays alone on its line.
         torn = path.exists() and path.read_bytes()[-1:] not in (b"\n", b"")
         try:
-            with open(path, "a") as file:
+            with open(path, "a", encoding="utf-8", newline="\n") as file:
                 file.write(("\n" if torn else "") + line + "\n")
         except OSError as error:
             raise self.unwritable("events.jsonl", error) from error
@@ -179,7 +181,7 @@ class RunDirectory(Directory):
         for folder in ("checkpoints", "evaluation"):
             for path in (self.path / folder).iterdir():
                 if path.name != "state.json" and f"{folder}/{path.name}" not in state.files:
-                    path.unlink(missing_ok=True)
+                    self.remove(path)
 
     def peek_state(self) -> State | None:
         """The last state, without a look at the files it names; None where nothing was saved yet.

@@ -21,6 +21,7 @@ from everclip.streams.stream import (
     TaskInfo,
     build_stream,
 )
+from everclip.system.paths import expanded
 
 __all__ = [
     "CANDIDATES",
@@ -52,12 +53,12 @@ def _folders(names: list[str], protocol: Protocol, root: Path) -> list[Dataset]:
 
 
 def _folder(name: str, protocol: Protocol) -> Dataset:
-    if not Path(name).expanduser().is_dir():
+    if not expanded(name).is_dir():
         raise InputError(
             f"'{name}' in the stream is not a folder; check the path, or name the place where it lies now (commas "
             "separate folders: rename or link one that has a comma in its name)."
         )
-    folder = read_folder(Path(name).expanduser(), seed=protocol.seed)
+    folder = read_folder(name, seed=protocol.seed)
     return Dataset(folder.name, folder.class_names, folder.templates, folder.train, folder.test)
 
 
@@ -69,7 +70,7 @@ def _class_incremental(names: list[str], protocol: Protocol, root: Path) -> list
     steps, shuffled = [], False
     for name in names:
         path, _, count = name.rpartition(":")
-        if path and not Path(name).expanduser().is_dir():
+        if path and not expanded(name).is_dir():
             if not count.isdecimal():
                 raise InputError(f"'{name}' in the stream wants a number of steps after the colon, not '{count}'.")
             steps += in_steps(_folder(path, protocol), int(count), protocol.seed_of("order"))
@@ -108,7 +109,7 @@ def _embeddings(names: list[str], protocol: Protocol, root: Path) -> list[Datase
     """Precomputed image embeddings, one .npz per task: `embeddings:A.npz,B.npz,…`."""
     datasets = []
     for name in names:
-        data = read_embeddings(Path(name).expanduser(), seed=protocol.seed)
+        data = read_embeddings(name, seed=protocol.seed)
         datasets.append(Dataset(data.name, data.class_names, data.templates, data.train, data.test))
     return datasets
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import sys
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -70,6 +72,38 @@ class Display:
         # Not even begun, for rich 13 ends a disabled one with an empty line.
         with contextlib.nullcontext() if progress.disable else progress:
             yield progress
+
+
+def replace_unprintable() -> None:
+    """From now on, a character that the encoding of standard output or error lacks becomes `?` there.
+
+    Otherwise it would end the program, and the result of its work were lost. An encoding is ASCII or Latin-1 on many a
+    server, and it is not ours to change: whoever reads expects it. Whoever chose another way (PYTHONIOENCODING) has it.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        chosen = getattr(stream, "errors", None) not in ("strict", "surrogateescape", None)
+        if not chosen and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+def on_screen() -> bool:
+    """Whether somebody sees standard output, now."""
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
+def say(text: str, error: bool = False) -> None:
+    """Print a line on standard output, or on standard error."""
+    print(text, file=sys.stderr if error else sys.stdout, flush=True)
+
+
+def say_json(value: Any, indent: int | None = None) -> None:
+    """Print a value as JSON on standard output, with escapes where its encoding lacks a character: no data are lost."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=indent)
+    say(text)
 
 
 def printed(result: RenderableType) -> None:

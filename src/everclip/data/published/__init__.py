@@ -33,6 +33,7 @@ from everclip.data.published.readers import (
 from everclip.data.published.splits import read_coop, read_split
 from everclip.errors import InputError
 from everclip.registry import Registry
+from everclip.system.paths import expanded
 
 __all__ = ["DATASETS", "PUBLISHED", "Published", "data_root", "open_published"]
 
@@ -123,7 +124,7 @@ def open_published(
 
 def data_root(given: str | Path | None = None) -> Path:
     """The folder of the published data sets: the given one, else `$EVERCLIP_DATA`, else `./data`."""
-    return Path(given or os.environ.get("EVERCLIP_DATA") or "data").expanduser()
+    return expanded(given or os.environ.get("EVERCLIP_DATA") or "data")
 
 
 def _spaced(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ import yaml
 from everclip.errors import InputError
 from everclip.experiment.config import layered
 from everclip.registry import refuse_places
+from everclip.system.paths import expanded
 
 if TYPE_CHECKING:
     if sys.version_info >= (3, 11):
@@ -43,7 +44,7 @@ def read_recipe(name: str, method: str | None = None) -> dict[str, Any]:
     Raises:
         InputError: no such recipe, not a YAML mapping, or a base that the package does not have.
     """
-    source = Path(name).expanduser()
+    source = expanded(name)
     return _read(
         name, source if source.is_file() else _packaged(name, f"recipe '{name}' is neither a file nor"), method
     )
