@@ -350,6 +350,7 @@ def test_a_clock_that_goes_back(
 # -- file names --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="there, no folder is called so")
 def test_names_that_are_written_are_names_everywhere(here: Path, animals: Path, tiny_clip: Path) -> None:
     """A folder from here has a name that Windows does not know; what is made of it can be copied there."""
