@@ -23,7 +23,6 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from everclip.report.losses import Losses
-
 from everclip.system.paths import expanded
 
 LEARNED = "#0072B2"
