@@ -111,9 +111,9 @@ DOWNLOADED = {
     "cifar100": "torchvision.datasets.cifar",
     "food101": "torchvision.datasets.food101",
     "sun397": "torchvision.datasets.sun397",
-    "tinyimagenet": "everclip.data.published",
-    "imagenet-r": "everclip.data.published",
-    "cub200": "everclip.data.published",
+    "tinyimagenet": "torchvision.datasets.utils",
+    "imagenet-r": "torchvision.datasets.utils",
+    "cub200": "torchvision.datasets.utils",
 }
 """Sets of one archive that is unpacked in the set's own folder, and who calls for it."""
 

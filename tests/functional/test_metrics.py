@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.stats import binomtest
 
 from everclip.functional import metrics
 
@@ -158,3 +159,16 @@ def test_an_unmeasured_row_leaves_the_other_figures():
     assert not np.isnan(metrics.paired_bootstrap(correct, metrics.last)).any()
     mask = np.array([True, False, True])
     assert not np.isnan(metrics.paired_bootstrap(correct, partial(metrics.last, datasets=mask))).any()
+
+
+@given(st.integers(1, 5000), st.floats(0, 1), st.floats(0.5, 0.999))
+def test_wilsons_interval_is_scipys(count, share, level):
+    hits = round(share * count)
+    expected = binomtest(hits, count).proportion_ci(level, method="wilson")
+    np.testing.assert_allclose(metrics.wilson_interval(hits, count, level), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(("hits", "count"), [(0, 0), (-1, 3), (4, 3)])
+def test_wilsons_interval_refuses_what_is_no_share(hits, count):
+    with pytest.raises(ValueError, match="no share"):
+        metrics.wilson_interval(hits, count)

@@ -79,6 +79,15 @@ def test_a_loaded_learner_is_the_same(
     assert ask(loaded, photos) == ask(other, photos)
 
 
+def test_what_tells_the_unknown_is_stored_or_found_again(saved: Path, photos: list[Path]) -> None:
+    expected = ask(Learner.load(saved, device="cpu"), photos)
+    directory = LearnerDirectory(saved)
+    about = directory.read_state()
+    del about["familiarity"]  # as a version wrote it that did not store it
+    directory.write_state(about)
+    assert ask(Learner.load(saved, device="cpu"), photos) == expected
+
+
 def test_an_empty_learner_can_be_kept(tiny_clip: Path, tmp_path: Path, photos: list[Path]) -> None:
     for method in ("rail", "moe-adapters"):
         Learner.create(str(tiny_clip), method, device="cpu").save(tmp_path / method)

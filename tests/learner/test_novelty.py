@@ -86,3 +86,11 @@ def test_hardly_any_image():
     few = Known(statistics, x[:0])
     assert (Familiarity([few]).probability(images(20, 5, 2)[0]) == 1).all()
     assert torch.isfinite(Familiarity([few, known(1)]).probability(images(20, 5, 2)[0])).all()
+
+
+def test_what_was_calibrated_once_need_not_be_again():
+    tasks, x = [known(0), known(1), known(2)], images(1, 20, 2)[0]
+    first = Familiarity(tasks)
+    assert torch.equal(Familiarity(tasks, first.calibration).probability(x), first.probability(x))
+    slope, offset = first.calibration
+    assert not torch.equal(Familiarity(tasks, (slope, offset + 1)).probability(x), first.probability(x))

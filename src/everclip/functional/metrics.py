@@ -11,7 +11,9 @@ runs over its samples.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -176,6 +178,21 @@ def interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:
     tail = (1 - level) / 2
     low, high = np.quantile(np.asarray(values, dtype=float), [tail, 1 - tail])
     return float(low), float(high)
+
+
+def wilson_interval(hits: int, count: int, level: float = 0.95) -> tuple[float, float]:
+    """The interval of a share of which `hits` of `count` trials (at least one) tell: (low, high) within 0..1.
+
+    Source: Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", JASA 1927.
+    """
+    if not 0 <= hits <= count or count < 1:
+        raise ValueError(f"{hits} hits of {count} trials are no share")
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    share, denominator = hits / count, 2 * (count + z**2)
+    center = (2 * count * share + z**2) / denominator
+    spread = z / denominator * math.sqrt(4 * count * share * (1 - share) + z**2)
+    # At the ends the formula gives 0 and 1, but for rounding.
+    return 0.0 if hits == 0 else center - spread, 1.0 if hits == count else center + spread
 
 
 def paired_bootstrap(

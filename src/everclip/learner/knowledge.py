@@ -45,6 +45,8 @@ class Knowledge:
         self.config = config
         self.features = features
         self.increments: tuple[Increment, ...] = ()
+        self.calibration: tuple[float, float] | None = None
+        """Of `familiarity`, where these very increments were stored with it."""
         kind = method_class(config.setup.method)
         with torch.random.fork_rng():
             torch.manual_seed(config.setup.seed)
@@ -172,7 +174,7 @@ class Knowledge:
         p = self._among_candidates(asked, features, views)
         if not asked.open:
             return p
-        known = self._familiarity.probability(F.normalize(features, dim=-1)).to(p.dtype)[:, None]
+        known = self.familiarity.probability(F.normalize(features, dim=-1)).to(p.dtype)[:, None]
         return torch.cat([known * p, 1 - known], dim=1)
 
     def _among_candidates(self, asked: Question, features: Tensor, views: Tensor | None) -> Tensor:
@@ -211,12 +213,12 @@ class Knowledge:
         return [asked.tasks[column] for column in first_largest(self.posterior(asked, features, None)).tolist()]
 
     @cached_property
-    def _familiarity(self) -> Familiarity:
+    def familiarity(self) -> Familiarity:
         """How to tell an image of a learned kind, of whatever task, from others."""
         tasks: dict[str, list[Increment]] = {}
         for increment in self.increments:
             tasks.setdefault(increment.task, []).append(increment)
-        return Familiarity([_known(increments) for increments in tasks.values()])
+        return Familiarity([_known(increments) for increments in tasks.values()], self.calibration)
 
     @cached_property
     def answers_from_features(self) -> bool:

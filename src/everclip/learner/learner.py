@@ -24,7 +24,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from PIL import Image
-from scipy.stats import binomtest
 from torch import Tensor
 
 from everclip.backbone import Backbone, Precision, resolve_device
@@ -44,7 +43,7 @@ from everclip.data import (
 )
 from everclip.engine.material import Material
 from everclip.errors import InputError
-from everclip.learner import hub
+from everclip.functional.metrics import wilson_interval
 from everclip.learner.card import summary
 from everclip.learner.config import DEFAULT_METHOD, LearnerConfig
 from everclip.learner.directory import LearnerDirectory
@@ -275,7 +274,7 @@ class Learner:
         if not count:
             first = ": ".join(skipped[0])
             raise InputError(f"none of the {len(skipped)} images can be used (the first, {first}); repair them.")
-        low, high = (100 * float(end) for end in binomtest(correct, count).proportion_ci(method="wilson"))
+        low, high = (100 * end for end in wilson_interval(correct, count))
         per_class = {name: (hits, total) for name, (hits, total) in right.items() if total}
         return Evaluation(count, 100 * correct / count, (low, high), per_class, skipped)
 
@@ -450,6 +449,8 @@ class Learner:
         Raises:
             EverclipError: the Hub refused, or can't be reached, or there is no room for temporary files.
         """
+        from everclip.learner import hub  # the Hub's client loads slowly: only where it is needed
+
         folder = temporary_folder("everclip-upload-")
         try:
             self.save(folder)
@@ -478,6 +479,8 @@ class Learner:
         """
         path = expanded(repo_id_or_dir)
         if not path.is_dir():
+            from everclip.learner import hub
+
             path = hub.download(str(repo_id_or_dir), token)
         return cls.load(path, backbone, device, display)
 

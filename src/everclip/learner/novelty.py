@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from everclip.functional.analytic import ROUNDING, Statistics, scatter_around, shrunk, squared_distances
@@ -47,10 +46,18 @@ class Familiarity:
 
     Args:
         known: the learned tasks, at least one.
+        calibration: a and b, where they are known from before; fitted by default.
+
+    Attributes:
+        calibration: a and b.
     """
 
-    def __init__(self, known: Sequence[Known]) -> None:
+    def __init__(self, known: Sequence[Known], calibration: tuple[float, float] | None = None) -> None:
         self._means, self._root = _fit([task.statistics for task in known])
+        self.calibration = calibration or self._fitted(known)
+
+    def _fitted(self, known: Sequence[Known]) -> tuple[float, float]:
+        """a and b for the learned tasks: a fit for every task left out, which costs more than an answer does."""
         near, far = [], []
         for task in known if len(known) > 1 else []:
             others = [other for other in known if other is not task]
@@ -59,11 +66,12 @@ class Familiarity:
             far.append(_distance(task.held_out, means, root))
         if not near:
             near.append(self._distance(known[0].held_out))
-        self._slope, self._offset = _calibrated(torch.cat(near).numpy(), torch.cat([*far, near[0][:0]]).numpy())
+        return _calibrated(torch.cat(near).numpy(), torch.cat([*far, near[0][:0]]).numpy())
 
     def probability(self, x: Tensor) -> Tensor:
         """Normalized embeddings (B, D) → p (B,), float64."""
-        return torch.sigmoid(self._slope * self._distance(x) + self._offset)
+        slope, offset = self.calibration
+        return torch.sigmoid(slope * self._distance(x) + offset)
 
     def _distance(self, x: Tensor) -> Tensor:
         return _distance(x, self._means, self._root)
@@ -95,6 +103,8 @@ def _calibrated(near: np.ndarray, far: np.ndarray) -> tuple[float, float]:
     if not len(near):  # no image to judge by: everything counts as known
         return 0.0, float("inf")
     if len(far):
+        from sklearn.linear_model import LogisticRegression  # loads slowly: only where there is something to fit
+
         found = LogisticRegression(C=100.0, class_weight="balanced").fit(
             np.concatenate([near, far])[:, None], np.repeat([1, 0], [len(near), len(far)])
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +25,8 @@ from everclip.streams import TaskInfo
 
 HELD_OUT, STATISTICS, METHOD = "held_out.", "statistics.", "method."
 """What the names of an increment's tensors begin with."""
+CALIBRATION = "familiarity"
+"""Two numbers that would cost a fit per task whenever a learner is loaded; optional, for they follow from the rest."""
 
 
 def about(knowledge: Knowledge) -> dict[str, Any]:
@@ -62,6 +65,8 @@ def write(knowledge: Knowledge, directory: LearnerDirectory) -> None:
             **{f"{METHOD}{name}": tensor for name, tensor in tensors.items()},
         }
     kept = about(knowledge)
+    if knowledge.increments and all(map(math.isfinite, knowledge.familiarity.calibration)):  # JSON knows no infinity
+        kept[CALIBRATION] = list(knowledge.familiarity.calibration)
     directory.save(Stored(kept, parts), card(summary(kept)))
 
 
@@ -99,7 +104,11 @@ def read(directory: LearnerDirectory, backbone: str | None, device: str) -> Know
         increments.append(Increment(info, entry["task"], entry["images"], sample, statistics, entry["accuracy"]))
         sealed.append(_named(tensors, METHOD))
     blank = Knowledge(config, FrozenFeatures(model))
-    return blank.restored(increments, sealed, kept.parts.get("working", {}), kept.parts.get("selector", {}))
+    known = blank.restored(increments, sealed, kept.parts.get("working", {}), kept.parts.get("selector", {}))
+    if CALIBRATION in kept.about:
+        slope, offset = kept.about[CALIBRATION]
+        known.calibration = (slope, offset)
+    return known
 
 
 def _named(tensors: Mapping[str, Tensor], start: str) -> dict[str, Tensor]:

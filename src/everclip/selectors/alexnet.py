@@ -13,7 +13,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from torchvision.models import AlexNet_Weights, alexnet
 
 from everclip.backbone import Backbone
 from everclip.backbone.features import embed_images
@@ -47,6 +46,8 @@ class AlexNet:
     """
 
     def __init__(self, weights: str) -> None:
+        from torchvision.models import alexnet  # torchvision loads slowly: only where AlexNet is asked for
+
         tensors = _read(expanded(weights)) if weights else _download()
         with torch.device("meta"):  # the file brings the weights; nothing is drawn
             self._layers = alexnet().features[:CONV5]
@@ -105,6 +106,8 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _download() -> dict[str, Tensor]:
+    from torchvision.models import AlexNet_Weights
+
     try:
         with main_first():
             weights: dict[str, Tensor] = AlexNet_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)

@@ -12,7 +12,6 @@ import math
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from sklearn.cluster import KMeans
 from torch import Tensor
 
 from everclip.errors import InputError
@@ -92,6 +91,8 @@ class Gaussian(ScoredSelector):
 
 def clustered(x: Tensor, clusters: int, seed: int) -> tuple[Tensor, Tensor]:
     """k-means: (N, D) float64 → at most `clusters` centers (K, D), fewer of few images; each row's center (N,)."""
+    from sklearn.cluster import KMeans  # scikit-learn loads slowly: only where clusters are sought
+
     count = max(1, min(clusters, len(x) // IMAGES_PER_CLUSTER))
     found = KMeans(count, n_init=4, random_state=seed).fit(x.numpy())
     return torch.from_numpy(found.cluster_centers_), torch.from_numpy(found.labels_).long()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from scipy.stats import t as student_t
 from torch import Tensor
 
 from everclip.functional.ties import FINE_TIE, first_largest
@@ -135,7 +134,9 @@ class ScoredSelector(Selector):
         quantile = scores.quantile(self.config.false_rejection)
         if count < 2:
             return quantile
-        bound = float(student_t.ppf(self.config.false_rejection, count - 1)) * (1 + 1 / count) ** 0.5
+        from scipy.special import stdtrit  # scipy loads slowly: only where a selector is calibrated
+
+        bound = float(stdtrit(count - 1, self.config.false_rejection)) * (1 + 1 / count) ** 0.5
         return torch.minimum(quantile, scores.mean() + bound * scores.std())
 
     def _scores(self, features: Tensor) -> Tensor:

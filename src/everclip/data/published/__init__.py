@@ -14,10 +14,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from scipy.io.matlab import MatReadError
-from torchvision import datasets as tv
-from torchvision.datasets.utils import download_and_extract_archive
-
 from everclip.data.folders import ImageFolder
 from everclip.data.names import DEFAULT_TEMPLATES
 from everclip.data.published.readers import (
@@ -28,6 +24,7 @@ from everclip.data.published.readers import (
     read_imagenet,
     read_imagenet_r,
     read_tinyimagenet,
+    torchvision_class,
     undivided,
 )
 from everclip.data.published.splits import read_coop, read_split
@@ -37,8 +34,12 @@ from everclip.system.paths import expanded
 
 __all__ = ["DATASETS", "PUBLISHED", "Published", "data_root", "open_published"]
 
-_UNREADABLE = (RuntimeError, OSError, ValueError, LookupError, TypeError, AssertionError, EOFError, MatReadError)
-"""What torchvision and the formats raise for files that are missing, cut short or of another content."""
+
+def _unreadable() -> tuple[type[Exception], ...]:
+    """What torchvision and the formats raise for files that are missing, cut short or of another content."""
+    from scipy.io.matlab import MatReadError  # torchvision and scipy load slowly: only where a set is read
+
+    return (RuntimeError, OSError, ValueError, LookupError, TypeError, AssertionError, EOFError, MatReadError)
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Published:
         remedy = f"remove the folder and run {again}" if self.fetch else self.by_hand.format(folder=folder)
         try:
             parts = self.read(folder)
-        except _UNREADABLE as error:
+        except _unreadable() as error:
             reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
             raise InputError(f"data set '{self.name}' can't be read from {folder} ({reason}); {remedy}.") from error
         # Names are told by their place in the list: one class folder more or less would shift them silently.
@@ -131,12 +132,17 @@ def _spaced(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name.replace("_", " ") for name in names)
 
 
-def _download(kind: type) -> Callable[[Path], object]:
-    return lambda folder: kind(str(folder), download=True)
+def _download(kind: str) -> Callable[[Path], object]:
+    return lambda folder: torchvision_class(kind)(str(folder), download=True)
 
 
 def _archive(url: str, md5: str) -> Callable[[Path], object]:
-    return lambda folder: download_and_extract_archive(url, str(folder), md5=md5, remove_finished=True)
+    def fetch(folder: Path) -> None:
+        from torchvision.datasets.utils import download_and_extract_archive
+
+        download_and_extract_archive(url, str(folder), md5=md5, remove_finished=True)
+
+    return fetch
 
 
 _PROMPTS = json.loads((files("everclip.data.published") / "prompts.json").read_text(encoding="utf-8"))
@@ -163,26 +169,26 @@ _CUB_MD5 = "97eceeb196236b17998738112f37df78"
 
 # fmt: off
 _SETS = (
-    _mtil("aircraft", 100, 3334, 3333, divided(tv.FGVCAircraft, "split", "train", "test"),
-          fetch=_download(tv.FGVCAircraft)),
-    _mtil("caltech101", 101, 6941, 1736, undivided(tv.Caltech101), fetch=_download(tv.Caltech101),
+    _mtil("aircraft", 100, 3334, 3333, divided("FGVCAircraft", "split", "train", "test"),
+          fetch=_download("FGVCAircraft")),
+    _mtil("caltech101", 101, 6941, 1736, undivided("Caltech101"), fetch=_download("Caltech101"),
           coop=("split_zhou_Caltech101.json", "caltech101/101_ObjectCategories")),
-    _mtil("cifar100", 100, 50000, 10000, divided(tv.CIFAR100, "train", True, False), fetch=_download(tv.CIFAR100),
+    _mtil("cifar100", 100, 50000, 10000, divided("CIFAR100", "train", True, False), fetch=_download("CIFAR100"),
           spaced=True),
-    _mtil("dtd", 47, 1880, 1880, divided(tv.DTD, "split", "train", "test"), fetch=_download(tv.DTD),
+    _mtil("dtd", 47, 1880, 1880, divided("DTD", "split", "train", "test"), fetch=_download("DTD"),
           coop=("split_zhou_DescribableTextures.json", "dtd/dtd/images")),
-    _mtil("eurosat", 10, 21600, 5400, undivided(tv.EuroSAT), fetch=_download(tv.EuroSAT),
+    _mtil("eurosat", 10, 21600, 5400, undivided("EuroSAT"), fetch=_download("EuroSAT"),
           coop=("split_zhou_EuroSAT.json", "eurosat/2750")),
-    _mtil("flowers102", 102, 1020, 6149, divided(tv.Flowers102, "split", "train", "test"),
-          fetch=_download(tv.Flowers102), coop=("split_zhou_OxfordFlowers.json", "flowers-102/jpg")),
-    _mtil("food101", 101, 75750, 25250, divided(tv.Food101, "split", "train", "test"), fetch=_download(tv.Food101),
+    _mtil("flowers102", 102, 1020, 6149, divided("Flowers102", "split", "train", "test"),
+          fetch=_download("Flowers102"), coop=("split_zhou_OxfordFlowers.json", "flowers-102/jpg")),
+    _mtil("food101", 101, 75750, 25250, divided("Food101", "split", "train", "test"), fetch=_download("Food101"),
           spaced=True, coop=("split_zhou_Food101.json", "food-101/images")),
-    _mtil("mnist", 10, 60000, 10000, divided(tv.MNIST, "train", True, False), fetch=_download(tv.MNIST)),
-    _mtil("oxford_pets", 37, 3680, 3669, divided(tv.OxfordIIITPet, "split", "trainval", "test"),
-          fetch=_download(tv.OxfordIIITPet), coop=("split_zhou_OxfordPets.json", "oxford-iiit-pet/images")),
-    _mtil("stanford_cars", 196, 8144, 8041, divided(tv.StanfordCars, "split", "train", "test"),
+    _mtil("mnist", 10, 60000, 10000, divided("MNIST", "train", True, False), fetch=_download("MNIST")),
+    _mtil("oxford_pets", 37, 3680, 3669, divided("OxfordIIITPet", "split", "trainval", "test"),
+          fetch=_download("OxfordIIITPet"), coop=("split_zhou_OxfordPets.json", "oxford-iiit-pet/images")),
+    _mtil("stanford_cars", 196, 8144, 8041, divided("StanfordCars", "split", "train", "test"),
           by_hand=_CARS_BY_HAND, coop=("split_zhou_StanfordCars.json", "stanford_cars")),
-    _mtil("sun397", 397, 87003, 21751, undivided(tv.SUN397), fetch=_download(tv.SUN397), spaced=True,
+    _mtil("sun397", 397, 87003, 21751, undivided("SUN397"), fetch=_download("SUN397"), spaced=True,
           coop=("split_zhou_SUN397.json", "SUN397")),
     Published("tinyimagenet", 200, 100000, 10000, read_tinyimagenet, fetch=_archive(_TINY_URL, _TINY_MD5)),
     Published("imagenet", 1000, 1281167, 50000, read_imagenet, by_hand=_IMAGENET_BY_HAND),

@@ -8,16 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torchvision.datasets import (
-    CIFAR100,
-    MNIST,
-    SUN397,
-    Caltech101,
-    DatasetFolder,
-    ImageFolder,
-    OxfordIIITPet,
-    StanfordCars,
-)
 
 from everclip.data.arrays import ArrayImages
 from everclip.data.folders import FolderImages
@@ -43,21 +33,28 @@ Reader = Callable[[Path], Parts]
 """Reads the data set in a folder; raises what torchvision, or the format of a damaged file, happens to raise."""
 
 
-def divided(kind: type, option: str, train: Any, test: Any) -> Reader:
-    """Read a torchvision data set whose `option` chooses the part."""
+def torchvision_class(name: str) -> Any:
+    """A class of `torchvision.datasets`, which loads slowly: only where a data set is read or fetched."""
+    from torchvision import datasets
+
+    return getattr(datasets, name)
+
+
+def divided(kind: str, option: str, train: Any, test: Any) -> Reader:
+    """Read a data set of torchvision, by the name of its class, whose `option` chooses the part."""
 
     def read(folder: Path) -> Parts:
-        first, second = (kind(folder, **{option: value}) for value in (train, test))
+        first, second = (torchvision_class(kind)(folder, **{option: value}) for value in (train, test))
         return Parts(_class_names(first), _images(first, "train"), _images(second, "test"))
 
     return read
 
 
-def undivided(kind: type) -> Reader:
-    """Read a torchvision data set that has no parts."""
+def undivided(kind: str) -> Reader:
+    """Read a data set of torchvision, by the name of its class, that has no parts."""
 
     def read(folder: Path) -> Parts:
-        dataset = kind(folder)
+        dataset = torchvision_class(kind)(folder)
         return Parts(_class_names(dataset), _images(dataset, "all"), None)
 
     return read
@@ -72,7 +69,7 @@ def read_tinyimagenet(folder: Path) -> Parts:
     wnids = _lines(base / "wnids.txt")
     label = {wnid: number for number, wnid in enumerate(wnids)}
     words = dict(line.split("\t", 1) for line in _lines(base / "words.txt"))
-    train = ImageFolder(str(base / "train"))
+    train = torchvision_class("ImageFolder")(str(base / "train"))
     samples = [(path, label[train.classes[number]]) for path, number in train.samples]
     noted = [line.split("\t")[:2] for line in _lines(base / "val" / "val_annotations.txt")]
     test = [(str(base / "val" / "images" / name), label[wnid]) for name, wnid in noted]
@@ -81,7 +78,7 @@ def read_tinyimagenet(folder: Path) -> Parts:
 
 def read_imagenet(folder: Path) -> Parts:
     """ImageNet-1k: `train/WNID/*` and `val/WNID/*`; labels are the sorted wnids, as everywhere."""
-    train, test = ImageFolder(str(folder / "train")), ImageFolder(str(folder / "val"))
+    train, test = (torchvision_class("ImageFolder")(str(folder / part)) for part in ("train", "val"))
     if train.classes != test.classes:
         raise ValueError("train and val have different class folders")
     return Parts(_imagenet_names(train.classes), _files(train.samples), _files(test.samples))
@@ -89,7 +86,7 @@ def read_imagenet(folder: Path) -> Parts:
 
 def read_imagenet_r(folder: Path) -> Parts:
     """ImageNet-R: `imagenet-r/WNID/*`, undivided."""
-    images = ImageFolder(str(folder / "imagenet-r"))
+    images = torchvision_class("ImageFolder")(str(folder / "imagenet-r"))
     return Parts(_imagenet_names(images.classes), _files(images.samples), None)
 
 
@@ -120,6 +117,8 @@ def _imagenet_names(wnids: Sequence[str]) -> tuple[str, ...]:
 
 
 def _class_names(dataset: Any) -> tuple[str, ...]:
+    from torchvision.datasets import Caltech101
+
     if isinstance(dataset, Caltech101):
         return tuple(dataset.categories)
     return tuple(getattr(dataset, "classes", ()))  # older torchvision gives the flowers no names
@@ -127,6 +126,8 @@ def _class_names(dataset: Any) -> tuple[str, ...]:
 
 def _images(dataset: Any, part: str) -> ImageSource:
     """A torchvision data set as files and labels, for which its classes have no common name, or as an array."""
+    from torchvision.datasets import CIFAR100, MNIST, SUN397, Caltech101, DatasetFolder, OxfordIIITPet, StanfordCars
+
     if isinstance(dataset, CIFAR100 | MNIST):
         called = f"{type(dataset).__name__.lower()}/{part}"
         return ArrayImages(called, np.asarray(dataset.data), np.asarray(dataset.targets))
