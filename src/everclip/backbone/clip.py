@@ -18,10 +18,7 @@ from importlib.resources import files
 from importlib.util import find_spec
 from typing import Any, Literal, cast
 
-import open_clip
 import torch
-from open_clip.transform import PreprocessCfg, image_transform_v2
-from open_clip.transformer import text_global_pool
 from PIL import Image
 from torch import Tensor, nn
 
@@ -31,6 +28,7 @@ from everclip.backbone.tokens import output_tokens
 from everclip.errors import EverclipError, InputError
 from everclip.storage.identity import Identity
 from everclip.system.paths import expanded
+from everclip.system.openclip import PreprocessCfg, image_transform_v2, open_clip, text_global_pool
 
 Precision = Literal["float32", "bf16"]
 

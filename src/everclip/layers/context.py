@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
 from everclip.backbone import Backbone
 from everclip.errors import InputError
+from everclip.system.openclip import ResidualAttentionBlock
 
 SPREAD = 0.02
 """Standard deviation of vectors that start from no word; that of the token embeddings of a fresh CLIP."""

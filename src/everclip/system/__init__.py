@@ -1,1 +1,1 @@
-"""What lies under a command: processes, terminal, memory."""
+"""What lies under a command: processes, terminal, memory, and a library that would load too much."""

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import open_clip
 import torch
 from PIL import Image
 from safetensors.torch import save_model
+
+from everclip.system.openclip import open_clip
 
 COLORS = {"red": (200, 40, 40), "green": (40, 190, 60), "blue": (50, 60, 210), "gray": (120, 120, 120)}
 

@@ -109,8 +109,9 @@ def read_cub200(folder: Path) -> Parts:
 
 def _imagenet_names(wnids: Sequence[str]) -> tuple[str, ...]:
     """The names that CLIP's authors gave the 1,000 classes (Radford et al. 2021), of some of them."""
-    from open_clip import IMAGENET_CLASSNAMES  # open_clip and timm load slowly: only where ImageNet is read
-    from timm.data.imagenet_info import ImageNetInfo
+    from timm.data.imagenet_info import ImageNetInfo  # as slow to load as open_clip: only where ImageNet is read
+
+    from everclip.system.openclip import IMAGENET_CLASSNAMES
 
     names = dict(zip(ImageNetInfo("imagenet-1k").label_names(), IMAGENET_CLASSNAMES, strict=True))
     return tuple(names[wnid] for wnid in wnids)
