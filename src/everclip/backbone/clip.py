@@ -27,8 +27,8 @@ from everclip.backbone.identity import digest, former_digests
 from everclip.backbone.tokens import output_tokens
 from everclip.errors import EverclipError, InputError
 from everclip.storage.identity import Identity
-from everclip.system.paths import expanded
 from everclip.system.openclip import PreprocessCfg, image_transform_v2, open_clip, text_global_pool
+from everclip.system.paths import expanded
 
 Precision = Literal["float32", "bf16"]
 
