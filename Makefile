@@ -10,7 +10,7 @@ endif
 READY := $(VENV)/.ready
 LOWEST := .venv-lowest
 
-.PHONY: setup demo test test-all test-numeric test-portable test-lowest lint format
+.PHONY: setup demo test test-all docs test-numeric test-portable test-lowest lint format
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +29,16 @@ test: $(READY)
 
 test-all: $(READY)
 	$(BIN)/python -m pytest -q
+	$(MAKE) docs
+
+# The site, with its examples executed: build/docs/index.html. A warning is an error.
+$(VENV)/.docs-ready: pyproject.toml $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
+	touch $@
+
+docs: $(VENV)/.docs-ready
+	rm -rf build/docs docs/examples
+	$(BIN)/python -m sphinx -W --keep-going -b html docs build/docs
 
 # What computes with floats. The kernels of older processors round otherwise than the newest one's, and no test may care.
 NUMERIC := $(addprefix tests/,backbone engine functional layers learner methods selectors)

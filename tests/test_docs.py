@@ -120,4 +120,4 @@ def test_what_does_not_exist_is_found() -> None:
     assert not exists("runs.py", "README.md")
     assert not exists("config.py", "README.md")
     assert exists("storage/run.py", "README.md")
-    assert files_in("see `runs.py`, docs/methods.md and a.py/b") == {"runs.py", "docs/methods.md"}
+    assert files_in("see `runs.py`, docs/learner.md and a.py/b") == {"runs.py", "docs/learner.md"}

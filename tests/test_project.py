@@ -12,7 +12,7 @@ from everclip import __version__
 
 ROOT = Path(__file__).parents[1]
 WORKFLOW = ".github/workflows/ci.yml"
-PAGES = ("README.md", "CONTRIBUTING.md", *(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/*.md")))
+PAGES = ("README.md", "CONTRIBUTING.md", *(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/**/*.md")))
 SCRIPTS = (WORKFLOW, ".pre-commit-config.yaml", ".ci/run")
 
 
@@ -62,7 +62,7 @@ def test_the_papers_of_the_citation_are_those_of_the_methods() -> None:
     papers = [identifier["value"] for each in yaml.safe_load(read("CITATION.cff"))["references"]
               for identifier in each["identifiers"]]  # fmt: skip
     assert len(papers) == 3
-    methods = read("docs/methods.md")
+    methods = read("docs/methods/index.md")
     assert all(paper.replace(":", " ") in methods for paper in papers)
 
 

@@ -1,6 +1,7 @@
 """MoE-Adapters: a frozen CLIP with mixture-of-experts adapters, one router per task; used experts are frozen.
 
-Yu et al., CVPR 2024, arXiv 2403.11549; the formulas are in docs/methods.md. `strict` and `experts: grow` are ours.
+Yu et al., CVPR 2024, arXiv 2403.11549; the formulas are in docs/methods/moe-adapters.md. `strict` and
+`experts: grow` are ours.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """ZSCL: the whole model is trained, but held near CLIP in feature space and near its own past in weight space.
 
-Zheng et al., ICCV 2023, arXiv 2303.06628; the formulas are in docs/methods.md.
+Zheng et al., ICCV 2023, arXiv 2303.06628; the formulas are in docs/methods/zscl.md.
 """
 
 from __future__ import annotations

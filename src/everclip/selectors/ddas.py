@@ -1,6 +1,6 @@
 """DDAS, the distribution-discriminative auto-selector: one autoencoder per task, least reconstruction error wins.
 
-Yu et al., CVPR 2024, arXiv 2403.11549; the formulas are in docs/methods.md. One more autoencoder learns a reference:
+Yu et al., CVPR 2024, arXiv 2403.11549; the formulas are in docs/selectors.md. One more autoencoder learns a reference:
 images that stand for everything no task teaches. If its error is the least, the original CLIP answers. By default the
 features are the frozen CLIP's own embedding, standardized by the reference (or else by the first task), and thresholds
 are calibrated per task. `features: alexnet` and `ddas_rule: published` are those of the paper.
