@@ -10,6 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "docs/_ext"))
 os.environ.setdefault("EVERCLIP_CACHE", str(ROOT / "build/cache"))  # what examples cache stays in the project
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the examples are small: threads would only wait for each other
 # The gallery would take examples/plugin, a package with a README, for a section of its own.
 STAGE = ROOT / "build/examples"
 shutil.rmtree(STAGE, ignore_errors=True)
