@@ -39,14 +39,13 @@ for name in ("charts", "scenes"):
 new = photos("charts", "test", 1)[:4] + photos("scenes", "test", 1)[:4]
 answers = learner.predict([image for image, _ in new], closed=True)
 
-fig, axes = plt.subplots(2, 4, figsize=(9, 5))
+fig, axes = plt.subplots(2, 4, figsize=(9, 6), layout="constrained")
 for ax, (image, truth), answer in zip(axes.flat, new, answers, strict=True):
     ax.imshow(image)
     ax.set_title(f"{answer.label}\n{answer.task}, {answer.probability:.0%}", fontsize=9)
     ax.set_xlabel(truth, fontsize=9)
     ax.set(xticks=[], yticks=[])
 fig.suptitle("above: what the learner says; below: what was drawn")
-fig.tight_layout()
 plt.show()
 
 # %%

@@ -83,3 +83,12 @@ def test_every_public_name_is_on_the_page_of_the_api() -> None:
     page = (DOCS / "api.md").read_text(encoding="utf-8")
     shown = set(re.findall(r"^\.\. (?:auto\w+|py:data):: everclip\.(\w+)$", page, re.MULTILINE))
     assert set(everclip.__all__) <= shown
+
+
+def test_every_page_has_a_place_in_the_contents() -> None:
+    for folder in (DOCS, DOCS / "methods"):
+        contents = (folder / "index.md").read_text(encoding="utf-8")
+        trees = re.findall(r"```{toctree}\n(.*?)```", contents, re.DOTALL)
+        listed = set(re.findall(r"^[\w/-]+$", "".join(trees), re.MULTILINE))
+        pages = {path.stem for path in folder.glob("*.md")} - {"index"}
+        assert pages <= listed
