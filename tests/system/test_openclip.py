@@ -37,7 +37,7 @@ assert type(torch._dynamo.utils) is type(sys) and torch._dynamo.utils.counters i
 DISABLED = """
 with compiler_when_called():
     taken = torch.compiler.disable
-    plain, reasoned = taken(lambda x: 2 * x), taken(reason="a test")(lambda x: 3 * x)
+    plain, named = taken(lambda x: 2 * x), taken(recursive=True)(lambda x: 3 * x)
     assert "torch._dynamo" not in sys.modules
     assert plain(torch.ones(1)) == 2  # called before the import is over
 
@@ -45,7 +45,7 @@ parts = []
 def count(graph, inputs):
     parts.append(graph)
     return graph.forward
-for function, factor in ((plain, 2), (reasoned, 3), (torch.compiler.disable(lambda x: 4 * x), 4)):
+for function, factor in ((plain, 2), (named, 3), (torch.compiler.disable(lambda x: 4 * x), 4)):
     parts.clear()
     torch._dynamo.reset()
     compiled = torch.compile(lambda x: function(x + 1) + 1, backend=count)

@@ -69,7 +69,7 @@ class _Part(ModuleType):
 
 def _disabled(disable: Callable[..., Any], function: Any = None, *options: Any, **named: Any) -> Any:
     """What torch's `disable` does to a function, but when that is called and not when it is defined."""
-    if function is None:  # `@disable(reason="…")`
+    if function is None:  # `@disable()`
         return lambda given: _disabled(disable, given, *options, **named)
     if not inspect.isfunction(function):
         return disable(function, *options, **named)
