@@ -275,7 +275,7 @@ def test_a_dry_run_tells_what_would_be_learned_and_leaves_nothing(run: Everclip,
         ["cloth", "2", "10", "2", "6", "2", "1.0"],
     ]
     assert "moe-adapters trains" in answer.out
-    assert "candidates task" in answer.out
+    assert "candidates task" in " ".join(answer.out.split())  # lines break where a path is long
     assert not (here / "out").exists()
     assert "'nope'" in run("--stream", "drawn:nope", "--method", "finetune", "--dry-run").sentence
 
@@ -597,7 +597,7 @@ def test_a_folder_without_permission(run: Everclip, here: Path, monkeypatch: pyt
 
 
 def test_other_errors_are_not_hidden(run: Everclip, two_folders: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*args: object) -> None:
+    def broken(*args: object, **named: object) -> None:
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr(runner, "run", broken)

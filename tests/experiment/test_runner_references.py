@@ -28,7 +28,7 @@ class Stopped(BaseException):
 @pytest.fixture(autouse=True)
 def _no_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """The page is tested elsewhere, and drawing it takes longer than learning these tasks."""
-    monkeypatch.setattr(runner, "render", lambda results: "")
+    monkeypatch.setattr(runner, "render", lambda *given: "")
 
 
 @pytest.fixture

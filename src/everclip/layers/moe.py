@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from everclip.functional.ties import first_largest
 from everclip.system.processes import gathered
 
 NOISE_FLOOR = 0.01
@@ -33,8 +34,14 @@ def noisy_top_k(logits: Tensor, noise_std: Tensor | None, k: int, noise: Tensor 
         gates (B, k), which sum to 1 per row, and the experts they belong to (B, k), int64.
     """
     noisy = logits if noise is None or noise_std is None else logits + noise * noise_std
-    kept, experts = noisy.sort(dim=1, descending=True, stable=True)  # a router that starts at zero ties all experts
-    return kept[:, :k].softmax(dim=1), experts[:, :k]
+    # One after the other instead of `topk`: a router that starts at zero ties all experts, and `topk` leaves open which
+    # of equal ones it takes.
+    left, chosen = noisy.detach(), []
+    for _ in range(min(k, logits.shape[1])):
+        chosen.append(first_largest(left, tolerance=0.0)[:, None])
+        left = left.scatter(1, chosen[-1], float("-inf"))
+    experts = torch.cat(chosen, dim=1)
+    return noisy.gather(1, experts).softmax(dim=1), experts
 
 
 def importance(gates: Tensor, experts: Tensor, count: int) -> Tensor:
