@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 
 import pytest
+
+from everclip.system.memory import collector_held
 
 FAULTS = """
 import resource, sys
@@ -33,3 +36,26 @@ def test_large_blocks_are_used_again() -> None:
     if faults["plain"] < 100_000:
         pytest.skip("this C library keeps freed memory by itself")
     assert faults["keep"] < faults["plain"] / 2
+
+
+def test_the_collector_rests_while_it_is_held_and_works_again() -> None:
+    before = gc.get_freeze_count()
+    try:
+        with collector_held():
+            assert not gc.isenabled()
+            kept = [[] for _ in range(1000)]
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > before + len(kept)  # what was made inside is never looked at again
+    finally:
+        gc.unfreeze()
+
+
+def test_a_collector_that_is_off_stays_off() -> None:
+    gc.disable()
+    try:
+        with collector_held():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+        gc.unfreeze()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import importlib
 import signal
 import sys
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
+from typer.core import TyperCommand
 
 # Everything that imports torch is imported inside the commands: `everclip --help` answers at once.
 from everclip._version import __version__
@@ -19,7 +22,7 @@ from everclip.cli.options import AsJson, DeviceOption, Setting, given, path_argu
 from everclip.errors import EverclipError
 from everclip.registry import Registry, entered, from_place
 from everclip.system.display import Display, printed, replace_unprintable, say, say_json
-from everclip.system.memory import keep_freed_memory
+from everclip.system.memory import collector_held, keep_freed_memory
 from everclip.system.paths import home_for_libraries, portable_path
 
 if TYPE_CHECKING:
@@ -58,6 +61,16 @@ class _Stopped(BaseException):
         self.exit_status = 128 + number
 
 
+class _Working(TyperCommand):
+    """A command that imports torch, once its command line is parsed."""
+
+    def invoke(self, ctx: Any) -> Any:
+        if "everclip.learner" not in sys.modules:
+            with collector_held():
+                importlib.import_module("everclip.learner")
+        return super().invoke(ctx)
+
+
 @app.callback(invoke_without_command=True)
 def _everclip(
     context: typer.Context,
@@ -79,7 +92,7 @@ def _everclip(
         say(context.get_help())
 
 
-@app.command()
+@app.command(cls=_Working)
 def run(
     recipe: Annotated[
         str | None, typer.Argument(help="A recipe: a YAML file, or the name of one in the package.")
@@ -130,7 +143,7 @@ def run(
     _perform(configuration, out, resume, track)
 
 
-@app.command()
+@app.command(cls=_Working)
 def judge(
     learned: Annotated[Path, path_argument("RUN", "A finished run, made with --set keep_stages=true.")],
     selector: SelectorOption = None,
@@ -170,7 +183,7 @@ def _perform(configuration: Config, out: Path, resume: bool, track: list[str] | 
         display.note(f"report: {out / 'report.html'}")
 
 
-@app.command("demo")
+@app.command("demo", cls=_Working)
 def _demo(
     out: Annotated[Path, path_option("Where the runs go.")] = Path("runs/demo"),
 ) -> None:
@@ -245,7 +258,7 @@ for command in (
     learner.learn, learner.predict, learner.show, learner.forget, learner.evaluate,
     learner.export, serve.serve,
 ):  # fmt: skip
-    app.command()(command)
+    app.command(cls=_Working)(command)
 
 
 def _catalog(registry: Registry[Any], as_json: bool, fields: tuple[str, ...]) -> None:
@@ -309,6 +322,8 @@ def main(args: list[str] | None = None) -> NoReturn:
         status = stop.exit_status
     if message:
         say(f"everclip: {message}", error=True)
+    if args is None:
+        gc.freeze()  # the process ends: no need to search for what could be freed
     sys.exit(status)
 
 

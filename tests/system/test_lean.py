@@ -1,4 +1,4 @@
-"""open_clip comes without torch's compiler, and the compiler works as ever when it is wanted."""
+"""open_clip comes without the compiler, timm and torchvision's models, and these work as ever when they are wanted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ pytestmark = pytest.mark.slow  # fresh processes, each of which imports torch's 
 EAGER = """
 import sys
 import torch
-from everclip.system.openclip import compiler_when_called, open_clip
+from everclip.system.lean import lean_imports
+from everclip.system.openclip import open_clip
 """
 
 WORKS = """
@@ -35,7 +36,7 @@ assert type(torch._dynamo.utils) is type(sys) and torch._dynamo.utils.counters i
 """
 
 DISABLED = """
-with compiler_when_called():
+with lean_imports():
     taken = torch.compiler.disable
     plain, named = taken(lambda x: 2 * x), taken(recursive=True)(lambda x: 3 * x)
     assert "torch._dynamo" not in sys.modules
@@ -79,8 +80,42 @@ def test_what_was_imported_before_is_left_alone(first: str) -> None:
     ],
 )
 def test_whatever_else_an_import_asks_for_is_torchs_own(asked: str) -> None:
-    check(EAGER, "with compiler_when_called():", f"    {asked}", WORKS)
+    check(EAGER, "with lean_imports():", f"    {asked}", WORKS)
 
 
 def test_disabled_functions_break_the_graph_as_ever() -> None:
     check(EAGER, DISABLED)
+
+
+TOWERS = """
+import timm, torchvision
+from torchvision import datasets
+from torchvision.models import alexnet
+assert datasets.CIFAR10 is torchvision.datasets.CIFAR10 and datasets.__file__
+assert torchvision.models.alexnet is alexnet and alexnet().classifier
+assert all(type(sys.modules[n]) is type(sys) for n in ("timm", "timm.layers", "torchvision.models"))
+"""
+
+TIMM = """
+tower = dict(timm_model_name="vit_tiny_patch16_224", image_size=224, timm_pool="avg", timm_proj="mlp")
+cfg = dict(embed_dim=8, vision_cfg=tower, text_cfg=dict(width=8, heads=2, layers=1))
+from open_clip.model import CustomTextCLIP, CLIP
+visual = CLIP(**cfg).visual
+import timm
+assert isinstance(visual.trunk, timm.models.vision_transformer.VisionTransformer)
+assert isinstance(visual.head.mlp, timm.layers.Mlp)
+assert visual(torch.ones(1, 3, 224, 224)).shape == (1, 8)
+"""
+
+
+def test_what_no_answer_needs_stays_out_and_works_when_it_is_wanted() -> None:
+    out = "assert not {'timm', 'timm.layers', 'torchvision.models', 'torchvision.datasets'} & set(sys.modules)"
+    check(EAGER, "from everclip.backbone import Backbone; Backbone.load('embedded')", out, TIMM, TOWERS)
+
+
+@pytest.mark.parametrize(
+    "inside", ["import torchvision.models._utils", "from timm.layers.mlp import Mlp", "import timm.data"]
+)
+def test_what_lies_below_a_stand_in_is_found(inside: str) -> None:
+    lean = "import sys, torch\nfrom everclip.system.lean import lean_imports\nwith lean_imports():"
+    check(lean, f"    {inside}", TOWERS)
