@@ -92,6 +92,24 @@ def teach(method: Analytic, *infos: TaskInfo, batch: int = 1000, turn: int | Non
     return method
 
 
+@pytest.mark.parametrize("name", ["ranpac", "rail", "rail-dual"])
+def test_what_calibrates_does_not_depend_on_rounding(name: str):
+    """Another processor computes the same embeddings a little differently; the sample is the same images."""
+    features, labels = DATA["pets"]
+    known = torch.randint(2**40, labels.shape, generator=torch.Generator().manual_seed(3))
+    drawn = []
+    for factor in (1, 1 + 1e-6):
+        method = new(name, calibration=4)
+        method.begin_task(TASKS[0])
+        assert method.tasks[-1].name == "pets"
+        method.accumulate(features * factor, labels, known)
+        method.solve()
+        memory = method.memory[-1]
+        drawn.append(memory["identities"][method.calibration(memory)].tolist())
+    assert drawn[0] == drawn[1]
+    assert sorted(drawn[0]) == sorted(known.tolist())[:4]
+
+
 def posterior(method: Method, columns: Sequence[int] | None = None) -> Tensor:
     """p(c|x) of all new images over all classes, or some of them."""
     x = F.normalize(torch.cat([NEW[info.name][0] for info in TASKS]), dim=-1)

@@ -233,14 +233,15 @@ def phase_starts(phases: list[list[int]]) -> dict[int, int]:
     return {sum(together[:phase]): phase for phase in range(1, len(together))}
 
 
-def accumulate(method: Method, features: Tensor, labels: Tensor) -> None:
+def accumulate(method: Method, features: Tensor, labels: Tensor, identities: Tensor) -> None:
     """Show a closed-form method the training images of the task begun last, each once.
 
     Args:
         method: after `begin_task`; `solve` comes next.
         features: un-normalized frozen features (N, D).
         labels: classes within the task (N,), int64.
+        identities: what knows each image (N,), int64.
     """
     for part in torch.arange(len(labels)).split(ACCUMULATED):
         fault_point("accumulate")
-        method.accumulate(features[part], labels[part])
+        method.accumulate(features[part], labels[part], identities[part])

@@ -28,6 +28,7 @@ from everclip.data import (
     read_texts,
     read_unlabeled,
 )
+from everclip.data.identities import identities
 from everclip.engine.batches import TrainingSet, mix
 from everclip.engine.evaluation import Evaluator, Outcome, TestSet
 from everclip.engine.material import Material, data_identity, reference_identity
@@ -364,7 +365,8 @@ class Experiment:
         """Show a closed-form method the frozen features of a task's training images, each once."""
         data = self.material.viewed(task.train, f"{task.name}: training images")
         self._require_the_same(task, data)
-        accumulate(self.method, self.features.images(data), torch.from_numpy(np.asarray(data.labels)))
+        labels, known = (torch.from_numpy(np.asarray(numbers)) for numbers in (data.labels, identities(data)))
+        accumulate(self.method, self.features.images(data), labels, known)
         return data
 
     def _train(self, number: int, sets: list[TrainingSet], resumed_at: int | None) -> None:

@@ -6,7 +6,6 @@ Pure functions and values in float64 on the CPU; they know tensors only. Notatio
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -294,13 +293,18 @@ def gated(zero_shot: Tensor, learned: Sequence[int], scores: Tensor, beta: float
     return torch.where(torch.isin(first_largest(zero_shot), places)[:, None], fused, zero_shot)
 
 
-def sample_rows(rows: Tensor, labels: Tensor, count: int) -> Tensor:
-    """Indices of at most `count` rows (N, D), a random draw that depends neither on their order nor on batches.
+def sample_rows(identities: Tensor, labels: Tensor, count: int) -> Tensor:
+    """Which of N images are drawn, at most `count`: neither their order nor batches nor the processor matter.
 
-    The rows with the smallest hash of their bytes and label: the sample of a union is the sample of the samples.
+    Those with the smallest numbers: the sample of a union is the sample of the samples.
+
+    Args:
+        identities: a number per image (N,), int64, as good as random and the same wherever the image is seen.
+        labels: classes (N,); of one image under two labels the smaller one goes first.
+        count: of images to draw.
+
+    Returns:
+        Their indices in ascending order, int64.
     """
-    if len(rows) <= count:
-        return torch.arange(len(rows))
-    numbers = zip(rows.contiguous().numpy(), labels.tolist(), strict=True)
-    digests = [hashlib.blake2b(row.tobytes() + label.to_bytes(8, "little")).digest() for row, label in numbers]
-    return torch.tensor(sorted(sorted(range(len(rows)), key=digests.__getitem__)[:count]), dtype=torch.long)
+    by_number = sorted(range(len(labels)), key=list(zip(identities.tolist(), labels.tolist(), strict=True)).__getitem__)
+    return torch.tensor(sorted(by_number[:count]), dtype=torch.long)

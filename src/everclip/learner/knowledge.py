@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from everclip.backbone.features import BATCH, FrozenFeatures
+from everclip.data.identities import identities
 from everclip.engine.answers import routed, shares
 from everclip.engine.batches import TrainingSet, mix
 from everclip.engine.material import Material
@@ -104,7 +105,8 @@ class Knowledge:
             torch.manual_seed(mix(self.config.setup.seed, info.index))
             method.begin_task(info)
             if method.closed_form:
-                accumulate(method, lesson.features[kept], labels[kept])
+                known = torch.from_numpy(identities(lesson.views))
+                accumulate(method, lesson.features[kept], labels[kept], known[kept])
                 method.solve()
             elif self.config.training is not None:
                 images = material.decoded(lesson.source.select(kept), f"{lesson.task}: training images")

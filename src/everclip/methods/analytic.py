@@ -17,6 +17,7 @@ from torch import Tensor
 
 from everclip.backbone import Backbone
 from everclip.backbone.features import FrozenFeatures
+from everclip.data.identities import hashed_rows
 from everclip.errors import InputError
 from everclip.functional.analytic import (
     Statistics,
@@ -89,12 +90,14 @@ class Analytic(JointClassifier):
         self.memory.append({})
         self._accumulated, self._begun = None, True
 
-    def accumulate(self, features: Tensor, labels: Tensor) -> None:
+    def accumulate(self, features: Tensor, labels: Tensor, identities: Tensor | None = None) -> None:
         """Add training images of the task begun last.
 
         Args:
             features: un-normalized frozen features (B, D).
             labels: class indices within the task (B,), int64.
+            identities: what knows each image (B,), int64; by default the bytes of its features, which another processor
+                computes a little differently.
 
         Raises:
             InputError: no task is begun, or it is solved already.
@@ -103,19 +106,25 @@ class Analytic(JointClassifier):
             raise InputError(
                 "images can be accumulated only between begin_task and solve; begin the task (again) first."
             )
-        self.add(F.normalize(features.float().cpu(), dim=-1), labels.cpu())
+        features = features.float().cpu()
+        if identities is None:
+            identities = torch.from_numpy(hashed_rows(features.numpy()))
+        self.add(F.normalize(features, dim=-1), labels.cpu(), identities)
 
-    def add(self, x: Tensor, labels: Tensor) -> None:
+    def add(self, x: Tensor, labels: Tensor, identities: Tensor) -> None:
         """Add normalized embeddings (B, D) to the statistics and to the calibration sample."""
         mapped = self.mapped(x)
         if self._accumulated is None:
             self._accumulated = Statistics.empty(len(self.tasks[-1].class_names), mapped.shape[1])
         self._accumulated.add_(mapped, labels)
+        together = self._with({"rows": x, "labels": labels, "identities": identities})
+        kept = sample_rows(together["identities"], together["labels"], self.config.calibration)
+        self.memory[-1] |= {name: tensor[kept] for name, tensor in together.items()}
+
+    def _with(self, images: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the task has of images so far, and more of them."""
         memory = self.memory[-1]
-        rows = torch.cat([memory["rows"], x]) if memory else x
-        labels = torch.cat([memory["labels"], labels]) if memory else labels
-        kept = sample_rows(rows, labels, self.config.calibration)
-        memory |= {"rows": rows[kept], "labels": labels[kept]}
+        return {name: torch.cat([memory[name], new]) if name in memory else new for name, new in images.items()}
 
     def mapped(self, x: Tensor) -> Tensor:
         """Normalized embeddings (B, D) → features (B, M) in float64 that the closed form works on: here themselves."""

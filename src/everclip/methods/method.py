@@ -274,8 +274,12 @@ class Method(nn.Module):
         What replay in later tasks needs is taken here; with `all_at_once`, called for every task in turn.
         """
 
-    def accumulate(self, features: Tensor, labels: Tensor) -> None:
-        """Closed-form methods: add un-normalized frozen features (B, D) of the current task, class indices (B,)."""
+    def accumulate(self, features: Tensor, labels: Tensor, identities: Tensor | None = None) -> None:
+        """Closed-form methods: add un-normalized frozen features (B, D) of the current task, class indices (B,).
+
+        `identities` (B,), int64, know the images by what they show (`everclip.data.identities`): for methods that keep
+        some of them, which must be the same ones on every machine.
+        """
         raise NotImplementedError(f"{self.name} does not learn in closed form")
 
     def solve(self) -> None:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from everclip.data.identities import hashed_rows
 from everclip.errors import InputError
 from everclip.functional.analytic import Factor, gated, leave_one_out, random_projection, rbf_kernel, sample_rows
 from everclip.methods.analytic import Analytic, AnalyticConfig, Fit
@@ -181,17 +182,19 @@ class DualRAIL(PublishedFusion, Ridge):
                 f"rail-dual has {images:,} images and can hold {DUAL_LIMIT:,}; use method rail or fewer images."
             )
 
-    def add(self, x: Tensor, labels: Tensor) -> None:
+    def add(self, x: Tensor, labels: Tensor, identities: Tensor) -> None:
         """Keep the embeddings themselves."""
         memory = self.memory[-1]
         counts = torch.bincount(labels, minlength=len(self.tasks[-1].class_names))
-        memory["rows"] = torch.cat([memory["rows"], x]) if "rows" in memory else x
-        memory["labels"] = torch.cat([memory["labels"], labels]) if "labels" in memory else labels
+        memory |= self._with({"rows": x, "labels": labels, "identities": identities})
         memory["counts"] = memory["counts"] + counts if "counts" in memory else counts
 
     def calibration(self, task: dict[str, Tensor]) -> Tensor:
         """A sample of the task's images."""
-        return sample_rows(task["rows"], task["labels"], self.config.calibration)
+        identities = task.get("identities")
+        if identities is None:  # learned by EverCLIP 0.1
+            identities = torch.from_numpy(hashed_rows(task["rows"].numpy()))
+        return sample_rows(identities, task["labels"], self.config.calibration)
 
     def fits(self, columns: list[Tensor], counts: Tensor, rows: Tensor, labels: Tensor) -> Iterator[Fit]:
         """One solution per λ.
