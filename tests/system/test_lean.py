@@ -114,8 +114,14 @@ def test_what_no_answer_needs_stays_out_and_works_when_it_is_wanted() -> None:
 
 
 @pytest.mark.parametrize(
-    "inside", ["import torchvision.models._utils", "from timm.layers.mlp import Mlp", "import timm.data"]
+    "inside",
+    [
+        "import torchvision.models._utils",
+        "from timm.layers.mlp import Mlp",
+        "import timm.data",
+        "import importlib.util; assert importlib.util.find_spec('timm') and importlib.util.find_spec('timm.layers')",
+    ],
 )
-def test_what_lies_below_a_stand_in_is_found(inside: str) -> None:
+def test_what_is_asked_of_a_stand_in_is_found(inside: str) -> None:
     lean = "import sys, torch\nfrom everclip.system.lean import lean_imports\nwith lean_imports():"
     check(lean, f"    {inside}", TOWERS)

@@ -67,6 +67,7 @@ class _StandIn(ModuleType):
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
+        self.__spec__ = ModuleSpec(name, None, is_package=True)  # transformers asks whether there is a timm
         self.__path__: list[str] = []  # a package, so that what is imported from below it reaches `_Below`
 
     def leave(self) -> None:
