@@ -13,6 +13,7 @@ from everclip.backbone import Backbone
 from everclip.backbone.features import FrozenFeatures
 from everclip.data import LabeledEmbeddings, read_folder, viewed
 from everclip.errors import InputError
+from everclip.storage.verified import VerifiedArray
 
 from .. import tiny
 
@@ -108,7 +109,7 @@ def test_tokens_are_cached_in_parts(tiny_clip: Path, tmp_path: Path, monkeypatch
     assert frozen.skipped == []
     monkeypatch.setattr(backbone, "encode_tokens", lambda pixels: pytest.fail("encoded again"))
     again = FrozenFeatures(backbone).frozen(images, "tokens")
-    assert isinstance(again.features, np.memmap)
+    assert isinstance(again.features, VerifiedArray)
     assert np.array_equal(again.features, frozen.features)
 
 

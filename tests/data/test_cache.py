@@ -7,6 +7,7 @@ import pytest
 
 from everclip.data.cache import cache_dir, cache_key, embedding_cache, streamed_cache, written_atomically
 from everclip.errors import InputError
+from everclip.storage.verified import VerifiedArray
 
 
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, cache: Path):
@@ -34,8 +35,8 @@ def test_embeddings_are_computed_once(cache: Path):
     again = embedding_cache("key", lambda: pytest.fail("computed twice"))
     assert np.array_equal(first, expected)
     assert np.array_equal(again, expected)
-    assert isinstance(again, np.memmap)
-    assert not again.flags.writeable
+    assert isinstance(again, VerifiedArray)
+    assert not again[:].flags.writeable
     assert [path.name for path in (cache / "embeddings").iterdir()] == ["key.npy"]
 
 
@@ -46,8 +47,8 @@ def test_parts_make_one_file(cache: Path):
     again = streamed_cache("key", 7, lambda: pytest.fail("computed twice"))
     assert np.array_equal(first, expected)
     assert np.array_equal(again, expected)
-    assert isinstance(again, np.memmap)
-    assert not again.flags.writeable
+    assert isinstance(again, VerifiedArray)
+    assert not again[:].flags.writeable
     assert np.array_equal(np.load(cache / "embeddings" / "key.npy"), expected)
 
 

@@ -62,7 +62,7 @@ def test_viewed_round_trip(files, cache: Path):
     for i in range(5):
         assert np.array_equal(images[i], np.asarray(source.decode(i).resize((8, 8))).transpose(2, 0, 1))
     assert images[np.array([3, 1])].shape == (2, 3, 8, 8)
-    assert not images.pixels.flags.writeable
+    assert not images.pixels[:].flags.writeable
     again = viewed(Unreadable([str(path) for path in files], source.labels), Square())
     assert np.array_equal(again.pixels, images.pixels)
     assert again.key == images.key

@@ -6,9 +6,9 @@ selectors, methods on embeddings, the route to the original CLIP) takes them fro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ from everclip.backbone.prompts import class_tokens, encode_classes, encode_texts
 from everclip.data import Images, LabeledEmbeddings, ViewedImages, cache_key, embedding_cache, streamed_cache
 from everclip.data.cache import Keys
 from everclip.errors import InputError
+from everclip.storage.verified import VerifiedArray
 from everclip.system.processes import gathered, share, world
 
 BATCH = 256
@@ -38,11 +39,12 @@ class FrozenImages:
 
     Attributes:
         data: the images, or embeddings that were given without them.
-        features: embeddings (N, D) or output tokens (N, T, D), float32, un-normalized; memory-mapped where cached.
+        features: embeddings (N, D) or output tokens (N, T, D), float32, un-normalized; where cached, memory-mapped and
+            verified where they are read.
     """
 
     data: ViewedImages | LabeledEmbeddings
-    features: np.ndarray
+    features: np.ndarray | VerifiedArray
 
     def __len__(self) -> int:
         return len(self.features)
@@ -99,6 +101,20 @@ def embed_features(
     return _in_batches(np.arange(len(frozen)) if rows is None else rows, encoded, backbone)
 
 
+@torch.no_grad()
+def embedded_again(
+    images: ViewedImages, encode: Callable[[Tensor], Tensor], backbone: Backbone, chosen: slice
+) -> np.ndarray:
+    """What `embed_images` gave for consecutive images, computed by this process alone: (B, …).
+
+    The batches are those of the first time, in which sums were rounded as they were.
+    """
+    first, last = chosen.start // BATCH * BATCH, min(-(-chosen.stop // BATCH) * BATCH, len(images))
+    parts = [np.arange(start, min(start + BATCH, last)) for start in range(first, last, BATCH)]
+    every = np.concatenate([encode(backbone.pixels(torch.from_numpy(images[part]))).cpu().numpy() for part in parts])
+    return every[chosen.start - first : chosen.stop - first]
+
+
 def _in_batches(rows: np.ndarray, encoded: Callable[[np.ndarray], Tensor], backbone: Backbone) -> Tensor:
     """What an encoder makes of some rows, on the CPU; several processes share the batches, which stay what they are."""
     batches = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
@@ -123,7 +139,7 @@ class FrozenFeatures:
         Raises:
             InputError: precomputed embeddings of another width than the backbone's.
         """
-        return torch.from_numpy(np.array(self._embeddings(data)))
+        return torch.from_numpy(self._embeddings(data).copy())
 
     def frozen(self, data: ViewedImages | LabeledEmbeddings, feed: Feed) -> FrozenImages:
         """Images as embeddings or output tokens, memory-mapped from the cache; computed where it has none.
@@ -133,7 +149,7 @@ class FrozenFeatures:
         """
         return FrozenImages(data, self._tokens(data) if feed == "tokens" else self._embeddings(data))
 
-    def _embeddings(self, data: ViewedImages | LabeledEmbeddings) -> np.ndarray:
+    def _embeddings(self, data: ViewedImages | LabeledEmbeddings) -> np.ndarray | VerifiedArray:
         width = self.backbone.embed_dim
         if isinstance(data, LabeledEmbeddings):
             if data.embeddings.shape[1] != width:
@@ -144,9 +160,14 @@ class FrozenFeatures:
             return data.embeddings
         encode = self.backbone.encode_image
         key, former = self._keys(data.key)
-        return embedding_cache(key, lambda: embed_images(data, encode, self.backbone).numpy(), former)
 
-    def _tokens(self, data: ViewedImages | LabeledEmbeddings) -> np.ndarray:
+        def parts() -> Iterator[np.ndarray]:
+            yield embed_images(data, encode, self.backbone).numpy()
+
+        again = partial(embedded_again, data, encode, self.backbone)
+        return streamed_cache(key, len(data), parts, former, again)
+
+    def _tokens(self, data: ViewedImages | LabeledEmbeddings) -> VerifiedArray:
         """(N, T, D): much larger than the images themselves, so it never stands in memory as a whole."""
         if isinstance(data, LabeledEmbeddings):
             raise InputError("precomputed embeddings have no output tokens; give images, or choose another method.")
@@ -155,7 +176,8 @@ class FrozenFeatures:
         encode = self.backbone.encode_tokens
         tokens = (embed_images(data, encode, self.backbone, rows).numpy() for rows in parts)
         key, former = self._keys(data.key, "tokens")
-        return streamed_cache(key, len(data), lambda: tokens, former)
+        again = partial(embedded_again, data, encode, self.backbone)
+        return streamed_cache(key, len(data), lambda: tokens, former, again)
 
     def _keys(self, *what: str, view: bool = True) -> tuple[str, Keys]:
         """The key of features in the cache, and what gives those under which earlier versions stored them.
@@ -173,7 +195,7 @@ class FrozenFeatures:
         encode = self.backbone.encode_text
         key, former = self._keys("texts", str(tokens.tolist()), view=False)
         array = embedding_cache(key, lambda: encode_texts(encode, tokens).cpu().numpy(), former)
-        return torch.from_numpy(np.array(array))
+        return torch.from_numpy(array.copy())
 
     def classes(self, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
         """Classifier (C, D) of the original CLIP for these classes, on its device."""

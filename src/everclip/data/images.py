@@ -1,41 +1,31 @@
 """Decoded images in the cache folder: each image is decoded once, then read through a memory map.
 
-A cache file holds the pixels of all images, one after the other, then an index (JSON), then a footer of fixed size with
-the lengths of both and the hash of the index. A file that does not fit its footer, because it was cut short or
-overwritten, is built again.
+A cache file holds the pixels of all images, one after the other, then what `everclip.storage.blocks` needs to verify
+them: pixels are checked where they are read, and the images of a damaged block are decoded again. A file whose end is
+damaged, because it was cut short or overwritten, is built again as a whole.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import struct
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
-from everclip.data.cache import cache_dir, cache_key, written_atomically
+from everclip.data.cache import cache_dir, cache_key
+from everclip.data.pixels import Pixels, Progress, Transform, adopted, build_pixels, in_order, open_pixels
 from everclip.data.source import BadImage, ImageSource
 from everclip.errors import InputError
+from everclip.system.display import say
 from everclip.system.processes import by_main
 
 FORMAT = 1
-"""Part of every key: raise it when the same files would give other pixels or another layout."""
-
-_MAGIC = b"everclip"
-_FOOTER = struct.Struct("<8sQQ16s")  # magic, bytes of pixels, bytes of index, BLAKE2b-128 of the index
-
-Progress = Callable[[int, int], None]
-"""Called as `progress(done, total)` after each image that is decoded."""
-
-Result = TypeVar("Result")
+"""Part of every key: raise it when the same files would give other pixels."""
 
 
 class View(Protocol):
@@ -64,16 +54,13 @@ class Images:
             whatever reads them and wherever they lie.
     """
 
-    def __init__(self, source: ImageSource, index: dict[str, Any], pixels: np.ndarray) -> None:
-        skipped = [position for position, _ in index["skipped"]]
+    def __init__(self, source: ImageSource, pixels: Pixels, content: str) -> None:
         self._source = source
-        self._kept = np.delete(np.arange(len(source)), skipped)
-        self._shapes: list[tuple[int, int, int]] = index["shapes"]
-        self._pixels = pixels
+        self._kept = np.delete(np.arange(len(source)), [position for position, _ in pixels.skipped])
         self.labels = source.labels[self._kept]
-        self.skipped: list[tuple[str, str]] = [(source.name(position), reason) for position, reason in index["skipped"]]
-        self.key: str = index["key"]
-        self.content: str = index["content"]
+        self.skipped: list[tuple[str, str]] = [(source.name(position), reason) for position, reason in pixels.skipped]
+        self.key = pixels.key
+        self.content = content
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -92,29 +79,41 @@ class ViewedImages(Images):
     """Images through a `View`.
 
     Attributes:
-        pixels: (N, 3, S, S) uint8, memory-mapped and read-only.
+        pixels: (N, 3, S, S) uint8, memory-mapped, read-only, verified where they are read.
     """
 
-    def __init__(self, source: ImageSource, index: dict[str, Any], pixels: np.ndarray) -> None:
-        super().__init__(source, index, pixels)
-        self.pixels = pixels.reshape(len(self), *self._shapes[0])
+    def __init__(self, source: ImageSource, pixels: Pixels, content: str) -> None:
+        super().__init__(source, pixels, content)
+        self.pixels = pixels.array(len(self), *pixels.shapes[0])
 
     def __getitem__(self, index: int | slice | np.ndarray) -> np.ndarray:
-        """Return (3, S, S) or (B, 3, S, S) uint8."""
-        return self.pixels[index]
+        """Return (3, S, S) or (B, 3, S, S) uint8.
+
+        Raises:
+            EverclipError: these pixels are damaged, and can't be decoded again or put into the cache.
+        """
+        chosen: np.ndarray = self.pixels[index]
+        return chosen
 
 
 class DecodedImages(Images):
     """Images of any size."""
 
-    def __init__(self, source: ImageSource, index: dict[str, Any], pixels: np.ndarray) -> None:
-        super().__init__(source, index, pixels)
+    def __init__(self, source: ImageSource, pixels: Pixels, content: str) -> None:
+        super().__init__(source, pixels, content)
+        self._shapes = pixels.shapes
         self._ends = np.cumsum([math.prod(shape) for shape in self._shapes])
+        self._pixels = pixels.array()
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """Return (H, W, 3) uint8, memory-mapped and read-only."""
-        shape, end = self._shapes[index], self._ends[index]
-        return self._pixels[end - math.prod(shape) : end].reshape(shape)
+        """Return (H, W, 3) uint8, memory-mapped and read-only.
+
+        Raises:
+            EverclipError: these pixels are damaged, and can't be decoded again or put into the cache.
+        """
+        shape, end = self._shapes[index], int(self._ends[index])
+        image: np.ndarray = self._pixels[end - math.prod(shape) : end].reshape(shape)
+        return image
 
     def pil(self, index: int) -> Image.Image:
         """Return the image, mode RGB."""
@@ -183,7 +182,7 @@ def views(source: ImageSource, view: View, workers: int = 2) -> Iterator[np.ndar
             return error
 
     with ThreadPoolExecutor(workers) as pool:
-        yield from _in_order(pool, load, len(source))
+        yield from in_order(pool, load, len(source))
 
 
 def view_pixels(image: Image.Image, view: View) -> np.ndarray:
@@ -195,16 +194,9 @@ def view_pixels(image: Image.Image, view: View) -> np.ndarray:
 
 
 def _cached(
-    source: ImageSource,
-    transform_key: str,
-    transform: Callable[[Image.Image], np.ndarray],
-    workers: int,
-    progress: Progress | None,
-) -> tuple[dict[str, Any], np.ndarray]:
-    """Return the index and the flat pixels of all images, from the cache file or by building it first.
-
-    The index gets the `content` of the source besides.
-    """
+    source: ImageSource, transform_key: str, transform: Transform, workers: int, progress: Progress | None
+) -> tuple[Pixels, str]:
+    """Return the pixels of all images, from the cache file or by building it first, and the `content` of the source."""
     if not len(source):
         raise InputError("there is no image to read; check that this part of the dataset is not empty")
 
@@ -212,15 +204,16 @@ def _cached(
         with ThreadPoolExecutor(workers) as pool:
             digests = _digests(source, pool)
             path = cache_dir() / "images" / f"{cache_key(FORMAT, transform_key, *digests)}.pixels"
-            if _open(path) is None:
-                _build(path, source, digests, transform, pool, progress)
+            if open_pixels(path, source, transform) is None and not adopted(path):
+                if path.exists():
+                    say(f"everclip: {path} is damaged; its images are decoded again.", error=True)
+                build_pixels(path, source, digests, transform, pool, progress)
         return path, cache_key(*digests)
 
     path, content = by_main(built)
-    if (stored := _open(path)) is None:
+    if (pixels := open_pixels(path, source, transform)) is None:
         raise InputError(f"{path} was damaged while it was written; check the disk or set EVERCLIP_CACHE")
-    index, pixels = stored
-    return index | {"content": content}, pixels
+    return pixels, content
 
 
 def content_key(source: ImageSource, workers: int = 2) -> str:
@@ -230,85 +223,4 @@ def content_key(source: ImageSource, workers: int = 2) -> str:
 
 
 def _digests(source: ImageSource, pool: ThreadPoolExecutor) -> list[str]:
-    return list(_in_order(pool, source.digest, len(source)))
-
-
-def _open(path: Path) -> tuple[dict[str, Any], np.ndarray] | None:
-    """Return the index and the flat pixels of a cache file, or None when it is absent or not intact."""
-    try:
-        with open(path, "rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(0, size - _FOOTER.size))
-            footer = file.read().rjust(_FOOTER.size)
-            magic, pixel_bytes, index_bytes, index_hash = _FOOTER.unpack(footer)
-            if magic != _MAGIC or pixel_bytes + index_bytes + _FOOTER.size != size:
-                return None
-            file.seek(pixel_bytes)
-            index = file.read(index_bytes)
-    except OSError:
-        return None
-    if _hash(index).digest() != index_hash:
-        return None
-    return json.loads(index), np.memmap(path, np.uint8, "r", shape=(pixel_bytes,)).view(np.ndarray)
-
-
-def _build(
-    path: Path,
-    source: ImageSource,
-    digests: list[str],
-    transform: Callable[[Image.Image], np.ndarray],
-    pool: ThreadPoolExecutor,
-    progress: Progress | None,
-) -> None:
-    def load(position: int) -> np.ndarray | BadImage:
-        try:
-            return transform(source.decode(position))
-        except BadImage as error:
-            return error
-
-    content = _hash()
-    shapes: list[tuple[int, ...]] = []
-    skipped: list[tuple[int, str]] = []
-    with written_atomically(path) as file:
-        for position, result in enumerate(_in_order(pool, load, len(source))):
-            if isinstance(result, BadImage):
-                skipped.append((position, result.reason))
-            else:
-                content.update(struct.pack("<3Q", *result.shape))
-                content.update(result.data)
-                file.write(result.data)
-                shapes.append(result.shape)
-            if progress is not None:
-                progress(position + 1, len(source))
-        if not shapes:
-            raise InputError(
-                f"none of the {len(source)} images can be used; the first, {source.name(0)}: {skipped[0][1]}"
-            )
-        for position, _ in skipped:
-            # A file that vanished after its digest was taken must not be remembered as bad under that digest.
-            if source.digest(position) != digests[position]:
-                raise InputError(f"{source.name(position)} changed while it was being read; run again")
-        pixel_bytes = file.tell()
-        index = json.dumps({"key": content.hexdigest(), "shapes": shapes, "skipped": skipped}).encode()
-        file.write(index)
-        file.write(_FOOTER.pack(_MAGIC, pixel_bytes, len(index), _hash(index).digest()))
-
-
-def _hash(content: bytes = b"") -> hashlib.blake2b:
-    return hashlib.blake2b(content, digest_size=16)
-
-
-def _in_order(
-    pool: ThreadPoolExecutor, function: Callable[[int], Result], count: int, ahead: int = 32
-) -> Iterator[Result]:
-    """Yield function(0), function(1), ... computed by the pool at most `ahead` before they are used.
-
-    `pool.map` would keep every result that is ready in memory while an early one is slow.
-    """
-    pending: deque[Future[Result]] = deque()
-    for position in range(count):
-        pending.append(pool.submit(function, position))
-        if len(pending) == ahead:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
+    return list(in_order(pool, source.digest, len(source)))

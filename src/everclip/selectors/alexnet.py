@@ -5,17 +5,16 @@ from __future__ import annotations
 import hashlib
 import pickle
 import struct
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from everclip.backbone import Backbone
-from everclip.backbone.features import embed_images
+from everclip.backbone.features import embed_images, embedded_again
 from everclip.data import LabeledEmbeddings, ViewedImages, cache_key, embedding_cache
 from everclip.errors import InputError
 from everclip.system.paths import expanded
@@ -82,10 +81,11 @@ class AlexNet:
             )
         view = backbone.view
         key = cache_key("alexnet", self.digest, view.key, repr((view.mean, view.std)), backbone.device.type, data.key)
-        stored = embedding_cache(key, lambda: embed_images(data, self._encode, backbone).numpy())
-        array = cast("np.memmap[Any, np.dtype[np.float16]]", stored)
-        # torch takes only arrays that may be written to: copy on write leaves the file alone, and memory free of it.
-        return torch.from_numpy(np.memmap(str(array.filename), array.dtype, "c", array.offset, array.shape))
+        again = partial(embedded_again, data, self._encode, backbone)
+        stored = embedding_cache(key, lambda: embed_images(data, self._encode, backbone).numpy(), again=again)
+        # A tensor can't verify what is read of it, so all is verified now. And torch takes only arrays that may be
+        # written to: copy on write leaves the file alone, and memory free of it.
+        return torch.from_numpy(stored.mapped())
 
     def _encode(self, pixels: Tensor) -> Tensor:
         seen: Tensor = self._layers.to(pixels.device)(pixels)
