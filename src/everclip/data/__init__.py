@@ -1,7 +1,7 @@
 """Image datasets: where images come from, how they are decoded, cached and augmented."""
 
 from everclip.data.augment import TrainingView, training_batch
-from everclip.data.cache import cache_dir, cache_key, embedding_cache, streamed_cache
+from everclip.data.cache import CacheFile, cache_dir, cache_key, embedding_cache, streamed_cache, verify_cache
 from everclip.data.decode import IMAGE_SUFFIXES, load_rgb
 from everclip.data.embeddings import EmbeddingData, LabeledEmbeddings, labeled_embeddings, read_embeddings
 from everclip.data.folders import FolderImages, ImageFolder, read_folder, read_unlabeled
@@ -25,6 +25,7 @@ __all__ = [
     "DEFAULT_TEMPLATES",
     "IMAGE_SUFFIXES",
     "BadImage",
+    "CacheFile",
     "DatasetImages",
     "DecodedImages",
     "EmbeddingData",
@@ -62,6 +63,7 @@ __all__ = [
     "split",
     "streamed_cache",
     "training_batch",
+    "verify_cache",
     "view_pixels",
     "viewed",
     "views",

@@ -12,14 +12,17 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from everclip.data.older import OlderPixels, is_older_array
 from everclip.errors import EverclipError, InputError
-from everclip.storage.blocks import BlockFile, BlockWriter
+from everclip.storage.blockfile import BlockFile
+from everclip.storage.blocks import BlockWriter
 from everclip.storage.files import atomic_file
 from everclip.storage.verified import VerifiedArray
 from everclip.system.display import say
@@ -179,7 +182,7 @@ def _usable(path: Path, rows: int | None, former: Keys) -> bool:
     if _load(path, rows, former) is not None or _renamed(path, rows, former):
         return True
     if path.exists():
-        if _without_checksums(path):
+        if is_older_array(path):
             _tell_of_older(path.parent)
         else:
             say(f"everclip: {path} is damaged; it is computed again.", error=True)
@@ -236,15 +239,6 @@ def _restorable(file: BlockFile, stored: VerifiedArray, again: Again) -> Verifie
     return stored
 
 
-def _without_checksums(path: Path) -> bool:
-    """Whether an earlier version wrote the file, which stored no checksums; it is a whole `.npy` then."""
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-        return bool(array.offset + array.nbytes == path.stat().st_size)
-    except Exception:
-        return False  # numpy parses the header as Python text, so broken bytes raise anything
-
-
 @lru_cache
 def _tell_of_older(folder: Path) -> None:
     """Once per folder and process: a run may meet dozens of them."""
@@ -253,3 +247,46 @@ def _tell_of_older(folder: Path) -> None:
         "it is needed.",
         error=True,
     )
+
+
+@dataclass(frozen=True)
+class CacheFile:
+    """A file of the cache folder, looked through.
+
+    Attributes:
+        path: of the file.
+        problem: what is wrong with it, in a few words; empty where every byte is what was written.
+    """
+
+    path: Path
+    problem: str
+
+
+def verify_cache() -> list[CacheFile]:
+    """Look through the whole cache folder: every block of every array and of all decoded images.
+
+    Nothing is changed. What is damaged need not be removed either: it is computed again when it is next asked for.
+    Arrays that an earlier version stored without checksums count as problems, for nobody can tell what they are worth.
+
+    Returns:
+        The files in the order of their paths; none where there is no cache folder. Unfinished files (`.tmp`), which
+        nothing reads, are left out.
+    """
+    files = [*(cache_dir() / "embeddings").glob("*.npy"), *(cache_dir() / "images").glob("*.pixels")]
+    return [CacheFile(path, _problem(path)) for path in sorted(files)]
+
+
+def _problem(path: Path) -> str:
+    try:
+        with open(path, "rb"):  # what can't be opened is not taken for damaged
+            file = BlockFile.open(path)
+        if file is not None:
+            damaged = file.inspected(0, file.size)
+            return f"{len(damaged)} of {file.blocks} blocks are damaged" if damaged else ""
+        if is_older_array(path):
+            return "stored without checksums by an earlier version"
+        if (older := OlderPixels.open(path)) is not None:
+            return "" if older.intact() else "its pixels are damaged"
+    except OSError as error:
+        return f"can't be read ({error.strerror})"
+    return "cut off, or its end is damaged"

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import struct
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 
 from everclip.data.cache import written_atomically
+from everclip.data.older import OlderPixels, PixelHash
 from everclip.data.source import BadImage, ImageSource
 from everclip.errors import EverclipError, InputError
-from everclip.storage.blocks import BlockFile, BlockWriter
+from everclip.storage.blockfile import BlockFile
+from everclip.storage.blocks import BlockWriter
 from everclip.storage.verified import VerifiedArray
 
 Progress = Callable[[int, int], None]
@@ -29,9 +28,6 @@ Transform = Callable[[Image.Image], np.ndarray]
 """What is kept of an image: its pixels, uint8."""
 
 Result = TypeVar("Result")
-
-_OLDER = struct.Struct("<8sQQ16s")  # b"everclip", bytes of pixels, bytes of index, BLAKE2b-128 of the index
-_PORTION = 1 << 24  # bytes of an older file that are copied at a time
 
 
 @dataclass(frozen=True)
@@ -124,7 +120,7 @@ def build_pixels(
         except BadImage as error:
             return error
 
-    content = _hash()
+    content = PixelHash()
     shapes: list[tuple[int, ...]] = []
     skipped: list[tuple[int, str]] = []
     with written_atomically(path) as file:
@@ -134,8 +130,7 @@ def build_pixels(
                 skipped.append((position, result.reason))
             else:
                 result = np.ascontiguousarray(result)
-                content.update(_named(result.shape))
-                content.update(result.data)
+                content.add(result.shape, result.data)
                 writer.write(result)
                 shapes.append(result.shape)
             if progress is not None:
@@ -151,9 +146,6 @@ def build_pixels(
         writer.finish({"name": path.stem, "key": content.hexdigest(), "shapes": shapes, "skipped": skipped})
 
 
-# -- files of earlier versions -----------------------------------------------------------------------------------------
-
-
 def adopted(path: Path) -> bool:
     """Give a file that an earlier version wrote checksums, if all its pixels are what they were; whether there was one.
 
@@ -162,56 +154,15 @@ def adopted(path: Path) -> bool:
     Raises:
         InputError: the cache folder cannot be written.
     """
-    if (size := older_size(path)) is None:
+    older = OlderPixels.open(path)
+    if older is None or not older.intact():
         return False
-    with open(path, "rb") as old:
-        old.seek(size)
-        index = json.loads(old.read()[: -_OLDER.size])
-        if intact_older(old, size, index):
-            with written_atomically(path) as file:
-                writer = BlockWriter(file)
-                old.seek(0)
-                for start in range(0, size, _PORTION):
-                    writer.write(old.read(min(_PORTION, size - start)))
-                writer.finish({"name": path.stem} | index)
-            return True
-    return False
-
-
-def older_size(path: Path) -> int | None:
-    """Bytes of pixels in a file of an earlier version; None where it is no such file or its end is damaged."""
-    try:
-        with open(path, "rb") as file:
-            length = file.seek(0, 2)
-            file.seek(max(0, length - _OLDER.size))
-            magic, size, index_size, digest = _OLDER.unpack(file.read().rjust(_OLDER.size))
-            if magic != b"everclip" or size + index_size + _OLDER.size != length:
-                return None
-            file.seek(size)
-            return int(size) if _hash(file.read(index_size)).digest() == digest else None
-    except OSError:
-        return None
-
-
-def intact_older(file: BinaryIO, size: int, index: dict[str, Any]) -> bool:
-    """Whether the pixels in a file of an earlier version have the hash that its index tells."""
-    content = _hash()
-    file.seek(0)
-    for shape in index["shapes"]:
-        content.update(_named(shape))
-        content.update(file.read(math.prod(shape)))
-    return file.tell() == size and content.hexdigest() == index["key"]
-
-
-def _named(shape: tuple[int, ...]) -> bytes:
-    return struct.pack("<3Q", *shape)
-
-
-def _hash(content: bytes = b"") -> hashlib.blake2b:
-    return hashlib.blake2b(content, digest_size=16)
-
-
-# -- threads -----------------------------------------------------------------------------------------------------------
+    with written_atomically(path) as file:
+        writer = BlockWriter(file)
+        for portion in older.portions():
+            writer.write(portion)
+        writer.finish({"name": path.stem} | older.index)
+    return True
 
 
 def in_order(

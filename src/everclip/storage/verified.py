@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from everclip.storage.blocks import BlockFile, shared_out
+from everclip.storage.blockfile import BlockFile, shared_out
 
 _PORTION = 1 << 22
 """Bytes of rows that a thread checks at a time."""
