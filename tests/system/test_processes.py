@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from everclip.backbone import features
+from everclip.data import verify_cache
 from everclip.data.names import DEFAULT_TEMPLATES
 from everclip.engine.recipe import TrainingConfig
 from everclip.errors import InputError
@@ -138,6 +140,31 @@ def test_two_processes_cache_what_one_does(pairs: dict[str, tuple[Path, Path]]) 
         one, two = ({p.name: p.read_bytes() for p in (root / cache / kind).iterdir()} for cache in CACHES)
         assert one == two
         assert one
+
+
+@pytest.mark.slow
+def test_two_processes_mend_a_damaged_cache(
+    methods: dict, pairs: dict[str, tuple[Path, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each computes what it finds damaged by itself, while the other goes on or does the same."""
+    cache, two = tmp_path / "cache", pairs["zscl"][1]
+    shutil.copytree(two.parents[1] / CACHES[1], cache)
+    monkeypatch.setenv("EVERCLIP_CACHE", str(cache))
+    files = [file.path for file in verify_cache()]
+    before = {path: path.read_bytes() for path in files}
+    for path in files:
+        content = bytearray(before[path])
+        content[len(content) // 3] ^= 1
+        path.write_bytes(content)
+    out = tmp_path / "again"
+    done = torchrun("runs", [{"values": methods["zscl"], "out": str(out)}], cache)
+    assert done.returncode == 0, done.stderr
+    assert "is damaged" in done.stderr
+    assert (out / "matrix.csv").read_bytes() == (two / "matrix.csv").read_bytes()
+    assert torch.equal(losses(out), losses(two))
+    named = [path for path in files if str(path) in done.stderr]
+    assert len(named) > 4
+    assert all(path.read_bytes() == before[path] for path in named)
 
 
 @pytest.mark.slow
