@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from everclip.backbone import Backbone
 from everclip.backbone.features import FrozenFeatures
 from everclip.data import ImageSource, decoded, read_folder, verify_cache, viewed
+from everclip.data.identities import identities
 from everclip.selectors.alexnet import AlexNet
 
 from .. import tiny
@@ -45,6 +46,7 @@ class Everything:
             "rows": features.frozen(views, "embeddings")[np.array([5, 0])].numpy(),
             "tokens": features.frozen(views, "tokens")[np.arange(len(views))].numpy(),
             "texts": features.texts(self.backbone.tokenize(["a dog", "two trees"])).numpy(),
+            "identities": identities(views),
             "alexnet": self.alexnet.images(views, self.backbone).numpy().copy(),
         }
         return found | {"keys": np.array([views.key, views.content, images.key, str(views.labels.tolist())])}
@@ -68,8 +70,8 @@ def everything(tiny_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 def intact(everything: Everything) -> tuple[dict[str, np.ndarray], dict[str, bytes]]:
     """What is read, and the files, before anything is damaged."""
     expected = everything.read()
-    assert len(everything.files()) == 6
-    assert [file.problem for file in verify_cache()] == [""] * 6
+    assert len(everything.files()) == 7
+    assert [file.problem for file in verify_cache()] == [""] * 7
     return expected, everything.files()
 
 

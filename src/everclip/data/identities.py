@@ -9,9 +9,10 @@ import numpy as np
 from everclip.data.cache import cache_key, embedding_cache
 from everclip.data.embeddings import LabeledEmbeddings
 from everclip.data.images import ViewedImages
+from everclip.storage.verified import VerifiedArray
 
 
-def hashed_rows(array: np.ndarray) -> np.ndarray:
+def hashed_rows(array: np.ndarray | VerifiedArray) -> np.ndarray:
     """Numbers (N,), int64, each from all bytes of a row of an array (N, …)."""
     digests = (hashlib.blake2b(np.ascontiguousarray(row).data, digest_size=8).digest() for row in array)
     return np.frombuffer(b"".join(digests), dtype="<i8").astype(np.int64)
