@@ -92,6 +92,37 @@ def test_a_story(everclip: Everclip, model: Path, folder: Path, tmp_path: Path) 
     assert [task["name"] for task in json.loads(everclip("show", model, "--json").out)["tasks"]] == ["paint"]
 
 
+@pytest.mark.parametrize("name", ["..", "a\nb", "\x1b[31mred", "a" * 201, " "])
+def test_a_name_that_no_other_door_could_use_is_refused(
+    everclip: Everclip, model: Path, folder: Path, name: str
+) -> None:
+    answer = everclip("learn", model, folder, "--name", name)
+    assert answer.code == 2
+    assert "give it another name" in answer.err
+    assert answer.err.strip().isprintable()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="such names cannot be there")
+def test_what_a_file_or_a_label_is_called_commands_no_terminal(
+    everclip: Everclip, model: Path, folder: Path, tmp_path: Path
+) -> None:
+    image = next((folder / "test/red").iterdir())
+    hostile = "\x1b[2J[red]\n\x9b"
+    shutil.copy(image, tmp_path / f"{hostile}.png")
+    (tmp_path / f"{hostile}no.png").write_text("words")
+    for arguments in (
+        ("predict", model, tmp_path / f"{hostile}.png", "--labels", f"a {hostile} label"),
+        ("predict", model, tmp_path / f"{hostile}no.png", image),
+        ("forget", model, hostile),
+        ("show", tmp_path / hostile),
+    ):
+        answer = everclip(*arguments)
+        shown = answer.out + answer.err
+        assert "\\x1b[2J[red]\\n\\x9b" in shown, arguments
+        assert not set("\x1b\x9b") & set(shown), arguments
+        assert all(line.startswith(("everclip: ", str(tmp_path), str(folder))) for line in shown.splitlines())
+
+
 def test_predictions_are_lines(everclip: Everclip, model: Path, folder: Path) -> None:
     image = next((folder / "test/red").iterdir())
     answer = everclip("predict", model, image, folder / "test", "--json", "--labels", "cat, dog", "--top-k", "2")

@@ -415,7 +415,7 @@ def test_a_lesson_that_can_not_be_is_refused(new: New, paint: Path, tmp_path: Pa
             learner.learn("new", images)
     with pytest.raises(InputError, match="template"):
         learner.learn("new", [(good, "red")], templates=["a photo"])
-    for name in ("", " ", "zero-shot"):
+    for name in ("", " ", "zero-shot", "..", "a\nb", "\x1b[31m", "a" * 201):
         with pytest.raises(InputError, match="another name"):
             learner.learn(name, paint)
     assert [task.name for task in learner.tasks] == ["paint"]

@@ -191,6 +191,16 @@ def test_tasks_are_named_pairs_of_one_kind() -> None:
         Stream.of({"a": Listed(TRAIN)}, "mine")  # type: ignore[dict-item]
     with pytest.raises(InputError, match="names no task"):
         Stream.of({}, "mine")
+    for name in ("..", "a\nb", "\x1b[31m", "a" * 201, " "):
+        with pytest.raises(InputError, match=r"^the stream has a task .* give it another name"):
+            Stream.of({name: (GOOD, GOOD)}, "mine")
+
+
+def test_a_folder_makes_no_task_that_could_not_be_named(tmp_path: Path) -> None:
+    folder = tiny.image_folder(tmp_path / "plain", ["red", "green"])
+    (folder / "dataset.json").write_text('{"name": "\\u001b[31mred"}')
+    with pytest.raises(InputError, match="a character that cannot be shown"):
+        open_stream(f"folders:{folder}", Protocol())
 
 
 # -- scenarios ---------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from everclip.cli.data import data_app
 from everclip.cli.options import AsJson, DeviceOption, Setting, given, path_argument, path_option
 from everclip.errors import EverclipError
 from everclip.registry import Registry, entered, from_place
-from everclip.system.display import Display, printed, replace_unprintable, say, say_json
+from everclip.system.display import Display, printed, replace_unprintable, say, say_json, visible
 from everclip.system.memory import collector_held, keep_freed_memory
 from everclip.system.paths import home_for_libraries, portable_path
 
@@ -321,7 +321,7 @@ def main(args: list[str] | None = None) -> NoReturn:
         message = f"stopped by {stop.name}; what was done is kept: give the command again (run with --resume) to go on."
         status = stop.exit_status
     if message:
-        say(f"everclip: {message}", error=True)
+        say(f"everclip: {visible(message)}", error=True)
     if args is None:
         gc.freeze()  # the process ends: no need to search for what could be freed
     sys.exit(status)

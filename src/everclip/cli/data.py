@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from everclip.cli.options import path_option
 from everclip.errors import InputError
@@ -71,7 +72,7 @@ def prepare_sets(
 def _table(titles: Sequence[str], rows: Iterable[Sequence[str | int]]) -> Table:
     table = Table(box=None, padding=(0, 1))
     for title in titles:
-        table.add_column(title, justify="right" if title in ("classes", "train", "test") else "left")
+        table.add_column(Text(title), justify="right" if title in ("classes", "train", "test") else "left")
     for row in rows:
-        table.add_row(*map(str, row))
+        table.add_row(*(Text(str(cell)) for cell in row))
     return table

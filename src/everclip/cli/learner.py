@@ -13,7 +13,7 @@ import typer
 from everclip.cli.options import DeviceOption, Setting, given, path_argument, path_option
 from everclip.errors import EverclipError, InputError
 from everclip.registry import entered
-from everclip.system.display import Display, on_screen, printed, say, say_json
+from everclip.system.display import Display, on_screen, printed, say, say_json, visible
 
 if TYPE_CHECKING:
     from everclip.learner import Learner, LearnReport, Prediction
@@ -88,13 +88,12 @@ def predict(
             bar(done, len(paths))
             if isinstance(answer, BadImage):
                 bad += 1
-                display.note(f"everclip: {answer}")
+                display.note(f"everclip: {visible(str(answer))}")
             if as_json:
                 content = {"error": answer.reason} if isinstance(answer, BadImage) else _said(answer)
                 say_json({"path": path, **content})
             elif not isinstance(answer, BadImage):
-                readable = path.encode(errors="backslashreplace").decode()
-                say(f"{readable}: {', '.join(_named(*candidate) for candidate in answer.top)}")
+                say(visible(f"{path}: {', '.join(_named(*candidate) for candidate in answer.top)}"))
     if bad:
         raise EverclipError(f"{bad} of {len(paths)} files can't be used; the others are answered.")
 
@@ -158,7 +157,7 @@ def evaluate(model_dir: ModelDir, folder: Labeled, device: DeviceOption = None, 
     display = Display()
     found = Learner.load(model_dir, device=device or "auto", display=display).evaluate(folder)
     for name, reason in found.skipped:
-        display.note(f"skipped {name}: {reason}")
+        display.note(visible(f"skipped {name}: {reason}"))
     if as_json:
         say_json(asdict(found), indent=1)
         return
@@ -223,7 +222,7 @@ def _tell(report: LearnReport, display: Display, as_json: bool) -> None:
         say_json(asdict(report))
         return
     for name, reason in report.skipped:
-        display.note(f"skipped {name}: {reason}")
+        display.note(visible(f"skipped {name}: {reason}"))
     new, known = len(report.new_classes), len(report.known_classes)
     say(
         f"learned {report.task}: {report.images} images ({report.held_out} of them held out), {new} new and {known} "

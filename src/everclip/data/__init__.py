@@ -17,7 +17,14 @@ from everclip.data.images import (
     viewed,
     views,
 )
-from everclip.data.names import DEFAULT_TEMPLATES, check_class_names, check_encodable, check_templates, plain_name
+from everclip.data.names import (
+    DEFAULT_TEMPLATES,
+    check_class_names,
+    check_encodable,
+    check_templates,
+    plain_name,
+    task_name,
+)
 from everclip.data.source import BadImage, ImageSource, Joined, Reduced, few_shot, split
 from everclip.data.texts import read_texts
 
@@ -62,6 +69,7 @@ __all__ = [
     "read_unlabeled",
     "split",
     "streamed_cache",
+    "task_name",
     "training_batch",
     "verify_cache",
     "view_pixels",

@@ -6,6 +6,11 @@ from collections.abc import Sequence
 
 from everclip.errors import InputError
 
+LONGEST_TASK_NAME = 200
+"""Characters."""
+_JOINERS = "\u200c\u200d"
+"""They show nothing by themselves, but scripts and emoji are written with them."""
+
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 
 
@@ -52,6 +57,35 @@ def check_encodable(name: str, where: str) -> None:
         name.encode()
     except UnicodeEncodeError:
         raise InputError(f"{where} has the name {name!r}, which is not valid text; rename it") from None
+
+
+def task_name(name: str, where: str) -> str:
+    """A task's name as every door takes it: without spaces around it, to be shown on a line and named in an address.
+
+    Args:
+        name: what somebody calls a task.
+        where: who calls it so: the learner, a stream.
+
+    Raises:
+        InputError: a sentence that begins with `where`. The name is empty, longer than `LONGEST_TASK_NAME`, has
+            characters that cannot be shown, or is `.` or `..`, which in an address mean other places.
+    """
+    plain = name.strip()
+    check_encodable(plain, where)
+    if not plain:
+        raise InputError(f"{where} has a task with an empty name; give it another name.")
+    if len(plain) > LONGEST_TASK_NAME:
+        raise InputError(
+            f"{where} has a task whose name, {plain[:40]!r}…, has {len(plain)} characters; {LONGEST_TASK_NAME} are the most: "
+            "give it another name."
+        )
+    if any(not char.isprintable() and char not in _JOINERS for char in plain):
+        raise InputError(
+            f"{where} has a task called {plain!r}, with a character that cannot be shown; give it another name."
+        )
+    if plain in (".", ".."):
+        raise InputError(f"{where} has a task called '{plain}', which no address can name; give it another name.")
+    return plain
 
 
 def check_templates(templates: Sequence[str], where: str) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
+
+from everclip.system.display import visible
 
 
 def summary(about: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,9 +51,15 @@ def percent(value: float | None) -> str:
 
 def card(known: Mapping[str, Any]) -> str:
     """The model card (Markdown) of a learner, given its `summary`."""
-    names = [task["name"] for task in known["tasks"]]
+    names = [_plain(task["name"]) for task in known["tasks"]]
+    accuracies = [[_plain(cell) for cell in row] for row in accuracy_rows(known)]
     tasks = [
-        [task["name"], str(len(task["classes"])), str(task["images"]), ", ".join(task["classes"][:12]) + _more(task)]
+        [
+            _plain(task["name"]),
+            str(len(task["classes"])),
+            str(task["images"]),
+            ", ".join(map(_plain, task["classes"][:12])) + _more(task),
+        ]
         for task in known["tasks"]
     ]
     return f"""---
@@ -61,8 +70,8 @@ tags: [clip, continual-learning]
 
 # A CLIP that keeps learning
 
-Learned by EverCLIP with method `{known["method"]}` on backbone
-`{known["backbone"]}`, task after task. It answers with any class that it learned, and with any label that it did not.
+Learned by EverCLIP with method {_code(known["method"])} on backbone
+{_code(known["backbone"])}, task after task. It answers with any class that it learned, and with any label that it did not.
 
 ```python
 from everclip.learner import Learner
@@ -80,7 +89,7 @@ print(learner.predict("photo.jpg", labels=["something else"]))
 Percent right on the images that were held out of each task, all learned classes being possible answers: a row after
 each lesson, a column per task. Small samples; "–" where nothing could be measured.
 
-{_table(["after", *names], accuracy_rows(known))}
+{_table(["after", *names], accuracies)}
 """
 
 
@@ -88,8 +97,27 @@ def _more(task: Mapping[str, Any]) -> str:
     return f" and {len(task['classes']) - 12} more" if len(task["classes"]) > 12 else ""
 
 
+_MARKS = str.maketrans(
+    {mark: f"\\{mark}" for mark in "\\`*_[]|~$"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"}
+)
+"""What Markdown, HTML and the Hub's pages would read as more than a letter."""
+
+
+def _plain(name: str) -> str:
+    """A name as Markdown that shows it and does nothing else: no markup, no HTML, no link, one line."""
+    text = visible(" ".join(name.split())).translate(_MARKS)
+    # Bare addresses become links where pages are rendered as GitHub does.
+    return text.replace("://", "&#58;//").replace("www.", "www&#46;")
+
+
+def _code(text: str) -> str:
+    """A text as a code span, whatever backticks it has."""
+    plain = visible(" ".join(text.split()))
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", plain)), default=0))
+    space = " " if "`" in plain else ""
+    return f"{fence}{space}{plain}{space}{fence}"
+
+
 def _table(header: list[str], rows: list[list[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(
-        "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in line) + " |" for line in lines
-    )
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -34,7 +34,6 @@ from everclip.data import (
     GivenImages,
     ImageSource,
     LabeledDataset,
-    check_encodable,
     check_templates,
     labeled_images,
     plain_name,
@@ -49,7 +48,7 @@ from everclip.learner.config import DEFAULT_METHOD, LearnerConfig
 from everclip.learner.directory import LearnerDirectory
 from everclip.learner.knowledge import Knowledge
 from everclip.learner.lessons import lesson
-from everclip.learner.questions import ZERO_SHOT, Asked, Question, checked_labels, predictions
+from everclip.learner.questions import Asked, Question, checked_labels, checked_task_name, predictions
 from everclip.learner.reports import Evaluation, ExportReport, ForgetReport, LearnedTask, LearnReport, Prediction
 from everclip.learner.storing import about, read, write
 from everclip.system.display import Display
@@ -138,7 +137,7 @@ class Learner:
             EverclipError: training failed.
         """
         start = time.perf_counter()
-        name = _task_name(name)
+        name = checked_task_name(name)
         given = labeled_images(images)
         if templates is not None:
             check_templates(templates, f"task '{name}'")
@@ -175,18 +174,18 @@ class Learner:
         Raises:
             InputError: there is no such task.
         """
-        task = next((task for task in self.tasks if task.name == name), None)
+        task = next((task for task in self.tasks if task.name in (name, name.strip())), None)
         if task is None:
             known = ", ".join(task.name for task in self.tasks) or "nothing"
             raise InputError(f"there is no task '{name}' to forget; learned so far: {known}.")
         exact = self._knowledge.method.forgets == "exactly" or len(self.tasks) == 1
-        self._knowledge = self._knowledge.without(name)
+        self._knowledge = self._knowledge.without(task.name)
         note = (
             "the answers are those of a learner that never learned it"
             if exact
             else "its route and its classes are gone, but the experts keep what they learned from it"
         )
-        return ForgetReport(name, task.class_names, exact, note)
+        return ForgetReport(task.name, task.class_names, exact, note)
 
     # -- answering -------------------------------------------------------------------------------------------------
 
@@ -483,14 +482,6 @@ class Learner:
 
             path = hub.download(str(repo_id_or_dir), token)
         return cls.load(path, backbone, device, display)
-
-
-def _task_name(name: str) -> str:
-    name = name.strip()
-    check_encodable(name, "the learner")
-    if not name or name == ZERO_SHOT:
-        raise InputError(f"a task can't be called '{name}'; give it another name.")
-    return name
 
 
 def _moved(before: Knowledge, after: Knowledge) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from everclip.data import DEFAULT_TEMPLATES, check_encodable, plain_name
+from everclip.data import DEFAULT_TEMPLATES, check_encodable, plain_name, task_name
 from everclip.engine.answers import Classes
 from everclip.errors import InputError
 from everclip.functional.ties import largest_first
@@ -81,6 +81,18 @@ def question(
     called = {increment.space: increment.task for increment in learned}
     tasks = [called.get(space, ZERO_SHOT) for space, _ in classes.keys]
     return Question(classes, asked, candidates, tasks, bool(learned) and not (closed or only or others))
+
+
+def checked_task_name(name: str) -> str:
+    """A task's name as users give it: see `everclip.data.names.task_name`; `zero-shot` is the original CLIP's.
+
+    Raises:
+        InputError: it can't be used.
+    """
+    plain = task_name(name, "the learner")
+    if plain == ZERO_SHOT:
+        raise InputError(f"a task can't be called '{plain}', which stands for the original CLIP; give it another name.")
+    return plain
 
 
 def checked_labels(labels: Sequence[str] | None, only: bool) -> list[str]:

@@ -16,6 +16,7 @@ from everclip.data import (
     labeled_embeddings,
     labeled_images,
     plain_name,
+    task_name,
 )
 from everclip.data.given import is_pair_of_arrays, listed_classes
 from everclip.data.labels import among, checked_names, read_labels
@@ -99,9 +100,9 @@ def own_dataset(
     """One task of `Stream.of`."""
     if not (isinstance(parts, tuple | list) and len(parts) == 2):
         raise InputError(f"task '{name}' must be a pair (train, test).")
-    check_encodable(str(name), "the stream")
+    name = task_name(str(name), "the stream")
     try:
-        dataset = _read(str(name), parts[0], parts[1], class_names, templates)
+        dataset = _read(name, parts[0], parts[1], class_names, templates)
     except InputError as error:
         raise InputError(f"task '{name}': {error}") from error
     return _with_present_classes(dataset, scenario)

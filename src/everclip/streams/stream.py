@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from everclip.data import ImageSource, LabeledEmbeddings, Reduced, few_shot, plain_name, split
-from everclip.data.names import check_encodable
+from everclip.data.names import task_name
 from everclip.errors import InputError
 from everclip.streams.protocol import CANDIDATES, HOW_CUT, SEEDS, Protocol
 
@@ -285,6 +285,7 @@ def build_stream(
     check_scenario(scenario, name)
     if not datasets:
         raise InputError(f"stream '{name}' names no data set.")
+    datasets = [replace(dataset, name=task_name(dataset.name, f"stream '{kind}'")) for dataset in datasets]
     for dataset_name, count in Counter(dataset.name for dataset in datasets).items():
         if count > 1:
             raise InputError(
@@ -292,7 +293,6 @@ def build_stream(
                 '("name" in dataset.json).'
             )
     for dataset in datasets:
-        check_encodable(dataset.name, f"stream '{kind}'")
         _check_splits(dataset, kind)
     if scenario == "class-incremental" and not all(dataset.known_as for dataset in datasets):
         datasets = as_one(datasets)
