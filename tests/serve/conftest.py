@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import os
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -57,3 +61,27 @@ def lesson(folder: Path) -> list[tuple[str, tuple[str, bytes]]]:
     """A folder's training images as the files of a form, each named CLASS/FILE."""
     found = photos(folder, "train")
     return [("files", (f"{path.parent.name}/{path.name}", path.read_bytes())) for path in found]
+
+
+Start = Callable[..., tuple[str, subprocess.Popen]]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts `everclip serve` on a free port; returns its address and the process."""
+    running = []
+
+    def begin(*args: str) -> tuple[str, subprocess.Popen]:
+        command = [sys.executable, "-m", "everclip", "serve", *args, "--port", "0", "--device", "cpu"]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"COLUMNS": "200"})
+        running.append(process)
+        for line in process.stderr:
+            if found := re.search(r"http://\S+:\d+", line):
+                return found[0], process
+        raise AssertionError(f"it ended with {process.wait()}")
+
+    yield begin
+    for process in running:
+        process.kill()
+        process.wait()
+        process.stderr.close()

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import base64
 import errno
+import hashlib
 import os
+import re
 import tempfile
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Annotated
+from urllib.parse import quote
 
 import pytest
+from fastapi import FastAPI, Query
 from fastapi.testclient import TestClient
 
 from everclip.errors import EverclipError
 from everclip.learner import Learner, Prediction
 from everclip.serve import Service, create_app
 from everclip.serve import service as module
+from everclip.serve.accepted import Lesson, Lessons
+from everclip.serve.reference import reference
 
 from ..places import ReadOnly
 from .conftest import lesson, photos
@@ -315,36 +323,116 @@ def test_a_read_only_learner_answers_and_learns_nothing(
         assert f"learner directory {model} is read-only" in refused.json()["error"]
 
 
-@pytest.mark.parametrize("trouble", ["gone", "full"])
-def test_a_lesson_without_room_for_its_files_is_one_sentence(
-    client: TestClient, folders: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str
+@pytest.mark.parametrize("when", ["new", "add", "accept"])
+def test_a_lesson_without_room_for_its_photos_is_one_sentence_and_leaves_none(
+    client: TestClient, model: Path, folders: list[Path], monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    place = tmp_path / "temporary"
-    monkeypatch.setattr(tempfile, "tempdir", str(place))
-    if trouble == "full":
-        place.mkdir()
-
-        def full(*files: object) -> None:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-        monkeypatch.setattr(module.shutil, "copyfileobj", full)
-    response = client.post("/tasks", data={"name": "x"}, files=lesson(folders[0]))
-    assert response.status_code == 500
-    assert f"{place} takes no temporary files" in response.json()["error"]
-    assert "TMPDIR" in response.json()["error"]
-    assert not place.exists() or not list(place.iterdir())
-
-
-def test_an_upload_without_room_is_one_sentence(
-    serving: Serving, folders: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What is large waits on disk already while it is read."""
-    client = TestClient(create_app(serving()), raise_server_exceptions=False)
-
-    def full(self: object, *size: object) -> None:
+    def full(*args: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("starlette.datastructures.UploadFile.write", full)
+    monkeypatch.setattr(Lessons if when == "new" else Lesson, when, full)
     response = client.post("/tasks", data={"name": "x"}, files=lesson(folders[0]))
     assert response.status_code == 507
-    assert os.strerror(errno.ENOSPC) in response.json()["error"]
+    assert response.json()["error"].startswith(f"{model} takes no photos ({os.strerror(errno.ENOSPC)})")
+    assert not list((model / ".lessons").glob("*/*"))
+    assert not client.get("/health").json()["learning"]
+
+
+def test_what_cannot_be_saved_is_not_known_either(
+    client: TestClient, model: Path, folders: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = client.get("/tasks").json()
+
+    def full(*args: object) -> None:
+        raise EverclipError("the disk is full")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Learner, "save_in", full)
+        state = finished(client, client.post("/tasks", data={"name": "x"}, files=lesson(folders[0])).json()["job"])
+        assert (state["state"], state["message"]) == ("failed", "the disk is full")
+        assert client.delete(f"/tasks/{folders[0].name}").status_code == 500
+        assert client.get("/tasks").json() == before
+    assert [task.name for task in Learner.load(model).tasks] == [task["name"] for task in before["tasks"]]
+
+
+# -- names -------------------------------------------------------------------------------------------------------------
+
+NAMES = [
+    "indoor/outdoor",
+    "/a/",
+    "a/../b",
+    "a//b",
+    "...",
+    "50%",
+    "%2F",
+    "%",
+    "a?b#c;d",
+    "a\\b",
+    "é鳥",
+    "a b+c",
+    "[red]",
+    "<b>",
+]
+
+
+def test_whatever_can_be_learned_can_be_forgotten(client: TestClient, folders: list[Path]) -> None:
+    few = lesson(folders[0])[:2]
+    for name in NAMES:
+        response = client.post("/tasks", data={"name": name}, files=few)
+        assert response.status_code == 202, response.text
+        assert finished(client, response.json()["job"])["state"] == "done"
+    assert [task["name"] for task in client.get("/tasks").json()["tasks"]][len(folders) :] == NAMES
+    for name in NAMES:
+        response = client.delete(f"/tasks/{quote(name, safe='')}")
+        assert (response.status_code, response.json().get("task")) == (200, name)
+
+
+@pytest.mark.parametrize("name", [".", "..", "a\nb", "\x1b[31mred", "\u202eabc", "a" * 201, "zero-shot"])
+def test_what_could_not_be_forgotten_is_not_learned(client: TestClient, folders: list[Path], name: str) -> None:
+    response = client.post("/tasks", data={"name": name}, files=lesson(folders[0])[:2])
+    assert response.status_code == 400
+    assert "another name" in response.json()["error"]
+    assert response.json()["error"].isprintable()
+    assert not client.get("/health").json()["learning"]
+
+
+# -- pages -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_a_page_needs_nothing_from_elsewhere_and_may_run_only_what_stands_in_it(client: TestClient, path: str) -> None:
+    response = client.get(path)
+    assert response.status_code == 200
+    assert not re.search(r"(src|href|action)\s*=\s*[\"']?(\w+:)?//|url\(|@import|https?://", response.text)
+    policy = response.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "frame-ancestors 'none'" in policy
+    for kind in ("script", "style"):
+        for part in re.findall(rf"<{kind}>(.*?)</{kind}>", response.text, re.DOTALL):
+            digest = base64.b64encode(hashlib.sha256(part.encode()).digest()).decode()
+            assert f"'sha256-{digest}'" in policy
+    assert "onclick=" not in response.text
+    assert "style=" not in response.text
+
+
+def test_the_reference_tells_every_address_and_every_parameter(client: TestClient) -> None:
+    text, schema = client.get("/docs").text, client.get("/openapi.json").json()
+    for path, operations in schema["paths"].items():
+        for method, operation in operations.items():
+            assert f"<b>{method.upper()}</b> <code>{path}</code>" in text
+            for parameter in operation.get("parameters", ()):
+                assert f"<td>{parameter['name']}</td>" in text
+    for name in ("labels", "only", "closed", "top_k", "files", "answers", "top[].probability"):
+        assert f"{name}</td>" in text, name
+
+
+def test_the_reference_is_text_wherever_it_comes_from() -> None:
+    app = FastAPI(title="<script>x</script>")
+
+    @app.get("/<b>")
+    def odd(name: Annotated[str, Query(description="<img src=x onerror=x>")] = "<i>") -> None:
+        """<u>"""
+
+    page = reference(app.openapi())
+    assert not re.search(r"<(script|b|img|i|u)>x|<img|<u>|<i>", page)

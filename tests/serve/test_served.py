@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,33 +13,10 @@ import pytest
 from everclip.cli import main
 from everclip.learner import Learner
 
-from .conftest import photos
+from .conftest import Start, photos
 from .test_app import as_json
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-Start = Callable[..., tuple[str, subprocess.Popen]]
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """Starts `everclip serve` on a free port; returns its address and the process."""
-    running = []
-
-    def begin(*args: str) -> tuple[str, subprocess.Popen]:
-        command = [sys.executable, "-m", "everclip", "serve", *args, "--port", "0", "--device", "cpu"]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"COLUMNS": "200"})
-        running.append(process)
-        for line in process.stderr:
-            if found := re.search(r"http://\S+:\d+", line):
-                return found[0], process
-        raise AssertionError(f"it ended with {process.wait()}")
-
-    yield begin
-    for process in running:
-        process.kill()
-        process.wait()
-        process.stderr.close()
 
 
 def test_under_load_no_request_fails_and_answers_are_the_librarys(
@@ -82,7 +54,7 @@ def test_it_begins_with_nothing_and_a_signal_ends_it(start: Start, tmp_path: Pat
         (["--set", "images=0"], "images=0 is not valid"),
         (["--set", "image=3"], "'image' is no setting of the service"),
         (["--token", " "], "the token is empty"),
-        (["--host", "192.0.2.1"], "can't listen on 192.0.2.1"),
+        (["--host", "192.0.2.1", "--open"], "can't listen on 192.0.2.1"),
     ],
 )
 def test_what_is_wrong_is_one_sentence(

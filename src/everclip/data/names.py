@@ -76,8 +76,8 @@ def task_name(name: str, where: str) -> str:
         raise InputError(f"{where} has a task with an empty name; give it another name.")
     if len(plain) > LONGEST_TASK_NAME:
         raise InputError(
-            f"{where} has a task whose name, {plain[:40]!r}…, has {len(plain)} characters; {LONGEST_TASK_NAME} are the most: "
-            "give it another name."
+            f"{where} has a task whose name, {plain[:40]!r}…, has {len(plain)} characters, but {LONGEST_TASK_NAME} are "
+            "the most; give it another name."
         )
     if any(not char.isprintable() and char not in _JOINERS for char in plain):
         raise InputError(

@@ -71,7 +71,8 @@ tags: [clip, continual-learning]
 # A CLIP that keeps learning
 
 Learned by EverCLIP with method {_code(known["method"])} on backbone
-{_code(known["backbone"])}, task after task. It answers with any class that it learned, and with any label that it did not.
+{_code(known["backbone"])}, task after task.
+It answers with any class that it learned, and with any label that it did not.
 
 ```python
 from everclip.learner import Learner

@@ -118,6 +118,22 @@ class Learner:
         known = summary(about(self._knowledge))["tasks"]
         return [LearnedTask(t["name"], tuple(t["classes"]), t["images"], t["increments"]) for t in known]
 
+    @property
+    def increments(self) -> list[dict[str, Any]]:
+        """What `learner.json` says of each lesson that it keeps, in their order."""
+        kept: list[dict[str, Any]] = about(self._knowledge)["increments"]
+        return kept
+
+    @contextlib.contextmanager
+    def undone_on_error(self) -> Iterator[None]:
+        """A block after whose failure the learner knows what it knew before: it was changed and could not be saved."""
+        before = self._knowledge
+        try:
+            yield
+        except BaseException:
+            self._knowledge = before
+            raise
+
     def learn(self, name: str, images: LearnableImages, templates: Sequence[str] | None = None) -> LearnReport:
         """Learn images of a task: a new task, or more images or classes of a known one.
 
@@ -299,6 +315,11 @@ class Learner:
 
     def _predictions(self, views: Tensor, asked: Question, top_k: int) -> list[Prediction]:
         return predictions(self._knowledge.posterior(asked, self._features(views), views), asked, top_k)
+
+    @property
+    def side(self) -> int:
+        """S, in pixels, of what `view` gives."""
+        return self._backbone.view.size
 
     def view(self, image: Image.Image) -> np.ndarray:
         """What the image tower sees of an image (mode RGB): (3, S, S) uint8."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from everclip.serve.app import create_app
-from everclip.serve.service import Limits, Service
+from everclip.serve.limits import Limits
+from everclip.serve.service import Service
 
 __all__ = ["Limits", "Service", "create_app"]

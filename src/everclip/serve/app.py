@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import hashlib
 import hmac
-import logging
-from collections.abc import Sequence
+import io
+import re
+import time
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from importlib.resources import files
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
+from urllib.parse import unquote
 
-from fastapi import APIRouter, Body, Depends, FastAPI, File, Form, HTTPException, Request, UploadFile
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
+from fastapi.concurrency import contextmanager_in_threadpool
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import HTMLResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from pydantic import BaseModel, Field
-from starlette.exceptions import HTTPException as StarletteHTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from pydantic import BaseModel, Field, ValidationError
+from starlette.concurrency import run_in_threadpool
 
 from everclip._version import __version__
-from everclip.errors import EverclipError, InputError
-from everclip.serve.batching import Busy
-from everclip.serve.service import Limits, Service
-
-log = logging.getLogger("everclip.serve")
+from everclip.errors import InputError
+from everclip.serve.bodies import LESSONS, BodyLimit
+from everclip.serve.forms import read_form
+from everclip.serve.guard import IN_PROCESS, LOOPBACK, Guard
+from everclip.serve.reference import reference
+from everclip.serve.refusals import say_errors_in_a_sentence
+from everclip.serve.service import Service
 
 BEARER = HTTPBearer(auto_error=False, description="the token that the service was started with")
+ASKING = 64
+"""Requests for answers that are worked on at a time; those beyond wait, and their seconds run."""
 
 
 class Candidate(BaseModel):
@@ -62,70 +74,127 @@ class JobState(BaseModel):
     share: float | None = Field(description="of the work, 0 to 1; null where it is not known")
 
 
-def create_app(service: Service, token: str | None = None) -> FastAPI:
+class Asking(BaseModel):
+    """What is asked about each image of a form."""
+
+    labels: str = Field("", description="further candidates, separated by commas")
+    only: bool = Field(False, description="no candidates but `labels`")
+    closed: bool = Field(False, description="one of the candidates, whatever the image shows")
+    top_k: int = Field(5, description="candidates listed per image")
+
+
+def create_app(
+    service: Service, token: str | None = None, hosts: Collection[str] = frozenset({*LOOPBACK, IN_PROCESS})
+) -> FastAPI:
     """The HTTP side of a service.
 
     Args:
         service: what answers.
-        token: what every request but the page and `/health` must carry as `Authorization: Bearer TOKEN`.
+        token: what every request but the pages and `/health` must carry as `Authorization: Bearer TOKEN`.
+        hosts: the names that it goes by (`Host`), beside the address that a connection comes to; see `Guard`.
     """
-    app = FastAPI(title="EverCLIP", version=__version__, summary="A CLIP model that keeps learning.")
+    app = FastAPI(
+        title="EverCLIP",
+        version=__version__,
+        summary="A CLIP model that keeps learning.",
+        docs_url=None,  # FastAPI's own pages load their scripts from the internet
+        redoc_url=None,
+    )
     app.add_middleware(BodyLimit, limits=service.limits)
+    app.add_middleware(Guard, hosts=hosts)  # added last, asked first
 
-    def authorized(given: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]) -> None:
+    async def authorized(given: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]) -> None:
         if token is not None and (given is None or not hmac.compare_digest(given.credentials.encode(), token.encode())):
             raise HTTPException(401, "this service needs its token: send it as Authorization: Bearer TOKEN.")
 
     page = files("everclip.serve").joinpath("page.html").read_text(encoding="utf-8")
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
-    def index() -> str:
-        return page
+    async def index() -> HTMLResponse:
+        return _html(page)
+
+    @app.get("/docs", response_class=HTMLResponse, include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return _html(reference(app.openapi()))
 
     @app.get("/health")
-    def health() -> dict[str, Any]:
+    async def health() -> dict[str, Any]:
         """Whether it answers, and what it is doing."""
         return {"status": "ok", "version": __version__, "tasks": len(service.tasks), "learning": service.learning}
 
     app.include_router(_routes(service), dependencies=[Depends(authorized)])
-    _say_errors_in_a_sentence(app)
+    say_errors_in_a_sentence(app)
     return app
+
+
+def _html(page: str) -> HTMLResponse:
+    """A page of ours: what a browser may run of it is what stands in it now, and it talks to nobody else."""
+    allowed = {
+        kind: " ".join(
+            f"'sha256-{base64.b64encode(hashlib.sha256(part.encode()).digest()).decode()}'"
+            for part in re.findall(rf"<{kind}>(.*?)</{kind}>", page, re.DOTALL)
+        )
+        or "'none'"
+        for kind in ("script", "style")
+    }
+    policy = (
+        f"default-src 'none'; script-src {allowed['script']}; style-src {allowed['style']}; img-src blob:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return HTMLResponse(page, headers={"Content-Security-Policy": policy})
 
 
 def _routes(service: Service) -> APIRouter:
     router = APIRouter()
+    # Not the threads that everything else shares: forms are read and pages are served whatever waits for an answer.
+    asking = ThreadPoolExecutor(ASKING, thread_name_prefix="asking")
 
-    @router.post("/predict")
-    def predict(
-        image: Annotated[bytes, Body(media_type="image/*", description="an image file, as it is")],
-        labels: str = "",
-        only: bool = False,
-        closed: bool = False,
-        top_k: int = 5,
+    async def answers(images: Sequence[tuple[str, bytes]], about: Asking) -> list[dict[str, object]]:
+        deadline = time.monotonic() + service.limits.seconds
+        labels = [label.strip() for label in about.labels.split(",") if label.strip()]
+        ask = partial(service.predict, images, labels, about.only, about.closed, about.top_k, deadline)
+        return await asyncio.get_running_loop().run_in_executor(asking, ask)
+
+    @router.post(
+        "/predict", openapi_extra={"requestBody": {"required": True, "content": {"image/*": {"schema": FILE}}}}
+    )
+    async def predict(
+        request: Request, labels: str = "", only: bool = False, closed: bool = False, top_k: int = 5
     ) -> Answer:
         """What is on one image. `labels` (separated by commas) are further candidates, or with `only` the only ones."""
-        answer = service.predict([("image", image)], _split(labels), only, closed, top_k)[0]
+        image = await request.body()
+        if not image:
+            raise HTTPException(422, "the request has no body; send it.")
+        about = Asking(labels=labels, only=only, closed=closed, top_k=top_k)
+        (answer,) = await answers([("image", image)], about)
         if "error" in answer:
-            raise InputError(answer["error"])
-        return Answer(**answer)
+            raise InputError(str(answer["error"]))
+        return Answer.model_validate(answer)
 
-    @router.post("/predict/batch")
-    def predict_batch(
-        files: Annotated[list[UploadFile], File(description="image files")],
-        labels: Annotated[str, Form(description="further candidates, separated by commas")] = "",
-        only: Annotated[bool, Form(description="no candidates but `labels`")] = False,
-        closed: Annotated[bool, Form(description="one of the candidates, whatever the image shows")] = False,
-        top_k: Annotated[int, Form(description="candidates listed per image")] = 5,
-    ) -> Answers:
+    @router.post("/predict/batch", openapi_extra=_form({**Asking.model_json_schema()["properties"], "files": FILES}))
+    async def predict_batch(request: Request) -> Answers:
         """What is on each of some images. A file that is no image gets an `error`, the others their answer."""
-        if len(files) > service.limits.images:
-            raise HTTPException(413, f"{len(files)} images are more than the {service.limits.images} of one request.")
-        images = [(file.filename or f"file {number}", file.file.read()) for number, file in enumerate(files)]
-        return Answers(
-            answers=[Answer(**each) for each in service.predict(images, _split(labels), only, closed, top_k)]
-        )
+        given: list[tuple[str, io.BytesIO]] = []
 
-    @router.get("/tasks")
+        def opened(name: str) -> IO[bytes]:
+            if len(given) >= service.limits.images:
+                raise HTTPException(413, f"there are more than the {service.limits.images} images of one request.")
+            given.append((name or f"file {len(given)}", _Kept()))
+            return given[-1][1]
+
+        fields = await read_form(request, opened)
+        if not given:
+            raise HTTPException(422, "the request has no files; send it.")
+        try:
+            about = Asking.model_validate(fields)
+        except ValidationError as error:
+            raise RequestValidationError(
+                [{**each, "loc": ("body", *each["loc"])} for each in error.errors()]
+            ) from error
+        images = [(name, content.getvalue()) for name, content in given]
+        return Answers(answers=[Answer.model_validate(each) for each in await answers(images, about)])
+
+    @router.get(LESSONS)
     def tasks() -> dict[str, Any]:
         """What is learned, in order."""
         listed = [
@@ -134,28 +203,28 @@ def _routes(service: Service) -> APIRouter:
         ]
         return {"backbone": service.backbone, "method": service.method, "tasks": listed}
 
-    @router.post(
-        "/tasks",
-        status_code=202,
-        openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": LESSON}}}},
-    )
+    @router.post(LESSONS, status_code=202, openapi_extra=_form({"name": NAME, "files": NAMED_FILES}, ["name"]))
     async def learn(request: Request) -> dict[str, str]:
-        """Learn a task, or more of one, in the background; ask `/jobs/{job}` how far it is."""
-        limits = service.limits
-        async with request.form(max_files=limits.lesson_images, max_fields=10) as form:
-            given = [(each.filename or "", each.file) for each in form.getlist("files") if not isinstance(each, str)]
-            name = form.get("name")
-            if not isinstance(name, str) or not name.strip():
-                raise InputError("the form has no field name; say what the task is called.")
-            return {"job": service.teach(name.strip(), given)}
+        """Learn a task, or more of one, in the background; ask `/jobs/{job}` how far it is.
 
-    @router.delete("/tasks/{name}")
-    def forget(name: str) -> dict[str, Any]:
-        """Forget a task."""
-        return asdict(service.forget(name))
+        From this answer on the lesson is learned also if the service ends before that: it goes on when it is started
+        again.
+        """
+        async with contextmanager_in_threadpool(service.arriving()) as arriving:
+            fields = await read_form(request, arriving)
+            if not fields.get("name", "").strip():
+                raise InputError("the form has no field name; say what the task is called.")
+            return {"job": await run_in_threadpool(service.teach, fields["name"], arriving)}
+
+    @router.delete(LESSONS + "/{name:path}")
+    def forget(name: str, request: Request) -> dict[str, Any]:
+        """Forget a task. In the address its name is percent-encoded, a slash as %2F."""
+        # As it was sent, where the server tells: some decode an address twice, and `%2F` is a name too.
+        sent = request.scope.get("raw_path", b"").partition(f"{LESSONS}/".encode())[2]
+        return asdict(service.forget(unquote(sent.decode("ascii", "replace")) if sent else name))
 
     @router.get("/jobs/{job}")
-    def job(job: str) -> JobState:
+    async def job(job: str) -> JobState:
         """How far a lesson is."""
         found = service.job(job)
         if found is None:
@@ -165,97 +234,20 @@ def _routes(service: Service) -> APIRouter:
     return router
 
 
-LESSON = {
-    "type": "object",
-    "required": ["name", "files"],
-    "properties": {
-        "name": {"type": "string", "description": "the task's name; of a learned task: more images, more classes"},
-        "files": {
-            "type": "array",
-            "items": {"type": "string", "format": "binary"},
-            "description": "image files whose names are CLASS/FILE",
-        },
-    },
-}
+class _Kept(io.BytesIO):
+    """A file in memory that can be read after whoever wrote it has closed it."""
+
+    def close(self) -> None:
+        """Nothing: it goes when nobody needs it."""
 
 
-def _split(labels: str) -> list[str]:
-    return [label.strip() for label in labels.split(",") if label.strip()]
+FILE = {"type": "string", "format": "binary"}
+FILES = {"type": "array", "items": FILE, "description": "image files"}
+NAMED_FILES = {**FILES, "description": "image files whose names are CLASS/FILE"}
+NAME = {"type": "string", "description": "the task's name; of a learned task: more images, more classes"}
 
 
-def _say_errors_in_a_sentence(app: FastAPI) -> None:
-    """Every refusal is JSON with one sentence in `error`; the service lives on."""
-
-    def says(status: int, sentence: str) -> JSONResponse:
-        return JSONResponse({"error": sentence}, status)
-
-    @app.exception_handler(StarletteHTTPException)
-    def refused(request: Request, error: StarletteHTTPException) -> JSONResponse:
-        return says(error.status_code, str(error.detail))
-
-    @app.exception_handler(RequestValidationError)
-    def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        where = ".".join(str(step) for step in first["loc"][1:]) or str(first["loc"][0])
-        if first["type"] == "missing":
-            return says(422, f"the request has no {where}; send it.")
-        return says(422, f"{where}: {first['msg']}.")
-
-    @app.exception_handler(EverclipError)
-    def impossible(request: Request, error: EverclipError) -> JSONResponse:
-        return says(400 if isinstance(error, InputError) else 500, str(error))
-
-    @app.exception_handler(Busy)
-    def busy(request: Request, error: Busy) -> JSONResponse:
-        return JSONResponse({"error": f"{error}; try again in a moment."}, 503, {"Retry-After": "1"})
-
-    @app.exception_handler(TimeoutError)
-    def late(request: Request, error: TimeoutError) -> JSONResponse:
-        return says(504, "no answer in time; send fewer images at once, or try again.")
-
-    @app.exception_handler(OSError)
-    def no_room(request: Request, error: OSError) -> JSONResponse:
-        # A large upload waits on disk until its request is answered.
-        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return says(507, f"the system of the service refused a file ({error.strerror or error}); try again later.")
-
-    @app.exception_handler(Exception)
-    def unexpected(request: Request, error: Exception) -> JSONResponse:
-        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return says(500, "the service failed on this request; its log says why.")
-
-
-class BodyLimit:
-    """Refuses a body that is too long: before reading it if the request says its length, else while reading."""
-
-    def __init__(self, app: ASGIApp, limits: Limits) -> None:
-        self._app = app
-        self._limits = limits
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Count what the request's body brings."""
-        if scope["type"] != "http":
-            return await self._app(scope, receive, send)
-        limit = self._limits.lesson_bytes if scope["path"] == "/tasks" else self._limits.request_bytes
-        told = _content_length(scope["headers"])
-        sentence = f"the request is longer than the {limit / 1e6:g} MB that it may be; send fewer or smaller images."
-        if told is not None and told > limit:
-            return await JSONResponse({"error": sentence}, 413, {"Connection": "close"})(scope, receive, send)
-        read = 0
-
-        async def counted() -> Message:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > limit:
-                raise HTTPException(413, sentence)
-            return message
-
-        return await self._app(scope, counted, send)
-
-
-def _content_length(headers: Sequence[tuple[bytes, bytes]]) -> int | None:
-    for name, value in headers:
-        if name == b"content-length" and value.isdigit():
-            return int(value)
-    return None
+def _form(properties: dict[str, Any], required: Sequence[str] = ()) -> dict[str, Any]:
+    """What a form holds, for the OpenAPI schema."""
+    schema = {"type": "object", "required": [*required, "files"], "properties": properties}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}

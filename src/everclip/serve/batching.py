@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FuturesTimeoutError
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -65,6 +66,8 @@ class Batcher(Generic[Item, Answer]):
         self._queue.put(asked)
         try:
             return asked.answers.result(timeout)
+        except FuturesTimeoutError as error:  # which Python 3.10 tells from TimeoutError
+            raise TimeoutError from error
         finally:
             asked.answers.cancel()  # nobody waits for it any more: if it has not begun, it need not
 

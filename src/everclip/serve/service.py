@@ -4,49 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
-import shutil
+import queue
 import threading
-import uuid
+import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Literal
-
-from pydantic import BaseModel, ConfigDict, Field
+from pathlib import Path
+from typing import IO, Literal
 
 from everclip.backbone.features import BATCH
-from everclip.data import BadImage, load_rgb
+from everclip.data import BadImage
 from everclip.errors import EverclipError, InputError
 from everclip.learner import ForgetReport, LearnedTask, Learner, LearnerDirectory, LearnReport, Prediction
-from everclip.learner.questions import Asked
+from everclip.learner.questions import Asked, checked_task_name
 from everclip.learner.storing import read
+from everclip.serve.accepted import KEPT, Lesson, Lessons
 from everclip.serve.batching import Batcher, Busy
+from everclip.serve.decoding import Decoders
+from everclip.serve.limits import Limits
 from everclip.storage.directory import ReadOnlyError
 from everclip.system.display import Display, Step
-from everclip.system.paths import no_room_for_temporary_files, portable_name, temporary_folder
 
 log = logging.getLogger("everclip.serve")
 
-JOBS_KEPT = 100
-"""Finished jobs that can still be asked for."""
 
-
-class Limits(BaseModel):
-    """What one request may cost."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    images: int = Field(256, ge=1, description="images in one request for answers")
-    request_bytes: int = Field(64_000_000, ge=1, description="bytes of a request for answers")
-    pixels: int = Field(50_000_000, ge=1, description="pixels of one image")
-    labels: int = Field(1000, ge=1, description="labels in one request")
-    waiting: int = Field(2048, ge=1, description="images that may wait for an answer")
-    seconds: float = Field(60.0, gt=0, description="seconds until an answer")
-    lesson_images: int = Field(50_000, ge=1, description="images of one lesson")
-    lesson_bytes: int = Field(4_000_000_000, ge=1, description="bytes of one lesson")
-    lessons: int = Field(16, ge=1, description="lessons that may wait")
+class NoRoom(EverclipError):
+    """A disk takes no more."""
 
 
 @dataclass
@@ -97,13 +80,40 @@ class Service:
             self._learner = Learner(read(self._directory, None, device), self._progress)
             self._open = opened.pop_all()
         self._batcher = Batcher(self._learner.answer_each, BATCH, self.limits.waiting)
-        self._lessons = ThreadPoolExecutor(1, thread_name_prefix="lessons")
+        self._decoders = Decoders(self._learner.view, self.limits)
         self._changing = threading.Lock()
         self._jobs: dict[str, Job] = {}
+        self._arriving = 0
+        self._lessons = Lessons(self._directory.path)
+        self._accepted: queue.SimpleQueue[Lesson | None] = queue.SimpleQueue()
+        if self.learns:
+            self._recover()
+        self._thread = threading.Thread(target=self._learn_all, name="lessons", daemon=True)
+        self._thread.start()
+
+    def _recover(self) -> None:
+        """Go on where the service before ended: learn what it had accepted."""
+        lessons, ended = self._lessons.recovered()
+        self._jobs = {each.job: Job(each.state, each.message, 1.0 if each.state == "done" else None) for each in ended}
+        increments = self._directory.peek()["increments"]
+        for lesson in lessons:
+            self._jobs[lesson.job] = Job()
+            try:
+                lesson.read()
+                if lesson.learned(increments):
+                    self._end(lesson, "done", "learned; the service was killed just afterwards.")
+                else:
+                    self._accepted.put(lesson)
+            except InputError as error:
+                log.error("lesson %s: %s", lesson.job, error)
+                self._end(lesson, "failed", str(error))
 
     def close(self) -> None:
-        """Finish what is under way; lessons that wait are dropped."""
-        self._lessons.shutdown(cancel_futures=True)
+        """Answer what is asked already; a lesson under way stops, and is begun again when the service starts next."""
+        self._progress.stop()
+        self._accepted.put(None)
+        self._thread.join()
+        self._decoders.close()
         self._batcher.close()
         self._open.close()
 
@@ -140,6 +150,11 @@ class Service:
         return self._learner.tasks
 
     @property
+    def memory(self) -> int:
+        """Bytes that requests for answers take at most; see `Limits.memory`."""
+        return self.limits.memory(self._learner.side)
+
+    @property
     def learning(self) -> bool:
         """Whether a lesson is under way or waits."""
         return any(job.state in ("waiting", "running") for job in list(self._jobs.values()))
@@ -147,13 +162,20 @@ class Service:
     # -- answering -------------------------------------------------------------------------------------------------
 
     def predict(
-        self, images: Sequence[tuple[str, bytes]], labels: Sequence[str], only: bool, closed: bool, top_k: int
+        self,
+        images: Sequence[tuple[str, bytes]],
+        labels: Sequence[str],
+        only: bool,
+        closed: bool,
+        top_k: int,
+        deadline: float | None = None,
     ) -> list[dict[str, object]]:
         """Say what is on each of some images.
 
         Args:
             images: (name, content of the file).
             labels, only, closed, top_k: as for `Learner.predict`.
+            deadline: by `time.monotonic`; by default `Limits.seconds` from now.
 
         Returns:
             Per image its name, and an answer (`Prediction` as a dictionary) or an `error`.
@@ -163,19 +185,13 @@ class Service:
             Busy: too much is waiting.
             TimeoutError: no answer in time.
         """
+        deadline = time.monotonic() + self.limits.seconds if deadline is None else deadline
         if len(labels) > self.limits.labels:
             raise InputError(f"{len(labels)} labels are more than the {self.limits.labels} of one request; send fewer.")
         self._learner.check(labels, only=only, closed=closed, top_k=top_k)
-        views: list[Asked | BadImage] = []
-        for name, content in images:
-            try:
-                image = load_rgb(content, name, self.limits.pixels)
-                view = self._learner.view(image)
-                views.append(Asked(view, tuple(labels), only, closed, top_k))
-            except BadImage as error:
-                views.append(error)
-        asked = [view for view in views if isinstance(view, Asked)]
-        answers = iter(self._batcher.ask(asked, self.limits.seconds))
+        views = self._decoders.views(images, deadline)
+        asked = [Asked(view, tuple(labels), only, closed, top_k) for view in views if not isinstance(view, BadImage)]
+        answers = iter(self._batcher.ask(asked, max(0.0, deadline - time.monotonic())))
         return [
             {"name": name, "error": view.reason} if isinstance(view, BadImage) else _told(name, next(answers))
             for (name, _), view in zip(images, views, strict=True)
@@ -183,52 +199,76 @@ class Service:
 
     # -- learning --------------------------------------------------------------------------------------------------
 
-    def teach(self, name: str, files: Sequence[tuple[str, BinaryIO]]) -> str:
-        """Begin to learn a task in the background.
+    @contextlib.contextmanager
+    def arriving(self) -> Iterator[Callable[[str], IO[bytes]]]:
+        """A lesson whose photos arrive; it yields what opens a file for each `CLASS/FILE`. `teach` accepts it inside.
+
+        What is not accepted inside is removed.
+
+        Raises:
+            InputError: the directory is read-only, or, from what it yields, a photo has no class or is one too many.
+            NoRoom: there is no room for the photos.
+            Busy: too many lessons wait or arrive.
+        """
+        self._require_writable()
+        waiting = self._arriving + sum(job.state == "waiting" for job in list(self._jobs.values()))
+        if waiting >= self.limits.lessons:
+            raise Busy(f"{waiting} lessons wait already")
+        self._arriving += 1
+        try:
+            arriving = _Arriving(self._new_lesson(), self.limits.lesson_images)
+            try:
+                yield arriving
+            except OSError as error:
+                raise self._no_room(error) from error
+            finally:
+                if not arriving.lesson.task:
+                    arriving.lesson.drop()
+        finally:
+            self._arriving -= 1
+
+    def _new_lesson(self) -> Lesson:
+        try:
+            return self._lessons.new()
+        except OSError as error:
+            raise self._no_room(error) from error
+
+    def _no_room(self, error: OSError) -> NoRoom:
+        return NoRoom(
+            f"{self._directory.path} takes no photos ({error.strerror or error}); make room there, then send the "
+            "lesson again."
+        )
+
+    def teach(self, name: str, arriving: Callable[[str], IO[bytes]]) -> str:
+        """Accept a lesson: it is learned in the background, also if the service is killed and started again.
 
         Args:
             name: of the task.
-            files: (CLASS/FILE, content); they are read before this returns.
+            arriving: what `arriving` yields, after all photos were written.
 
         Returns:
             The job's name.
 
         Raises:
-            InputError: no file, or one whose name has no class, or the directory is read-only.
-            EverclipError: there is no room for the files until they are learned.
-            Busy: too many lessons wait.
+            InputError: no photo, or a name that a task can't have.
+            NoRoom: there is no room.
         """
-        self._require_writable()
-        if not files:
+        name = checked_task_name(name)
+        if not isinstance(arriving, _Arriving):
+            raise TypeError("arriving is what Service.arriving yields")
+        lesson = arriving.lesson
+        if not len(lesson):
             raise InputError("the form has no files; send the task's images, each named CLASS/FILE.")
-        if len(files) > self.limits.lesson_images:
-            raise InputError(f"{len(files)} images are more than the {self.limits.lesson_images} of one lesson.")
-        waiting = sum(job.state == "waiting" for job in list(self._jobs.values()))
-        if waiting >= self.limits.lessons:
-            raise Busy(f"{waiting} lessons wait already")
-        classes = [_class_of(path) for path, _ in files]
-        folder = temporary_folder("everclip-lesson-")
         try:
-            pairs = []
-            for number, ((path, content), class_name) in enumerate(zip(files, classes, strict=True)):
-                plain = re.sub(r"[^A-Za-z0-9._-]+", "_", PurePosixPath(path).name)[-80:]
-                kept = folder / portable_name(f"{number:06d} {plain}")
-                with kept.open("wb") as file:
-                    shutil.copyfileobj(content, file)
-                pairs.append((kept, class_name))
+            lesson.accept(name)
         except OSError as error:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise no_room_for_temporary_files(folder.parent, error) from error
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        job = uuid.uuid4().hex[:12]
-        self._jobs[job] = Job()
-        for old in list(self._jobs)[:-JOBS_KEPT]:
+            raise self._no_room(error) from error
+        self._jobs[lesson.job] = Job()
+        for old in list(self._jobs)[:-KEPT]:
             if self._jobs[old].state in ("done", "failed"):
                 del self._jobs[old]
-        self._lessons.submit(self._learn, self._jobs[job], name, pairs, folder)
-        return job
+        self._accepted.put(lesson)
+        return lesson.job
 
     def job(self, name: str) -> Job | None:
         """How far a lesson is; None where there is none of this name."""
@@ -245,27 +285,61 @@ class Service:
         if not self._changing.acquire(blocking=False):
             raise Busy("a lesson is under way")
         try:
-            report = self._learner.forget(name)
-            self._learner.save_in(self._directory)
+            with self._learner.undone_on_error():
+                report = self._learner.forget(name)
+                self._learner.save_in(self._directory)
             return report
         finally:
             self._changing.release()
 
-    def _learn(self, job: Job, name: str, pairs: list[tuple[Path, str]], folder: Path) -> None:
-        job.state, job.message = "running", f"{len(pairs)} images"
+    def _learn_all(self) -> None:
+        while (lesson := self._accepted.get()) is not None and not self._progress.stopped:
+            try:
+                self._learn(lesson)
+            except _Stopped:
+                with contextlib.suppress(OSError):
+                    lesson.interrupted()
+                return
+
+    def _learn(self, lesson: Lesson) -> None:
+        job = self._jobs[lesson.job]
+        job.state, job.message = "running", f"{len(lesson)} images"
         try:
-            with self._changing, self._progress.told_to(job):
-                report = self._learner.learn(name, pairs)
+            lesson.begin()
+            with self._changing, self._learner.undone_on_error(), self._progress.told_to(job):
+                before = self._directory.peek()["increments"]
+                report = self._learner.learn(lesson.task, lesson.pairs)
+                lesson.about_to_save(before, self._learner.increments)
                 self._learner.save_in(self._directory)
-            job.message, job.share = _summary(report), 1.0
-            job.state = "done"
+            self._end(lesson, "done", _summary(report))
         except EverclipError as error:
-            job.message, job.state = str(error), "failed"
+            self._end(lesson, "failed", str(error))
         except Exception as error:
-            log.error("the lesson %s failed", name, exc_info=error)
-            job.message, job.state = "the lesson failed; the log of the service says why.", "failed"
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            log.error("the lesson %s failed", lesson.task, exc_info=error)
+            self._end(lesson, "failed", "the lesson failed; the log of the service says why.")
+
+    def _end(self, lesson: Lesson, state: Literal["done", "failed"], message: str) -> None:
+        self._lessons.end(lesson, state, message)
+        job = self._jobs[lesson.job]
+        job.message, job.share = message, 1.0 if state == "done" else job.share
+        job.state = state
+
+
+class _Arriving:
+    """Opens a file for each photo of a lesson, up to a number of them."""
+
+    def __init__(self, lesson: Lesson, most: int) -> None:
+        self.lesson = lesson
+        self._most = most
+
+    def __call__(self, path: str) -> IO[bytes]:
+        if len(self.lesson) >= self._most:
+            raise InputError(f"the lesson has more than the {self._most} images of one lesson; send several.")
+        return self.lesson.add(path)
+
+
+class _Stopped(BaseException):
+    """The service ends in the middle of a lesson. No `Exception`: nobody on the way may take it for a failure."""
 
 
 class _JobDisplay(Display):
@@ -274,6 +348,11 @@ class _JobDisplay(Display):
     def __init__(self) -> None:
         super().__init__(quiet=True)
         self._job = Job()
+        self.stopped = False
+
+    def stop(self) -> None:
+        """The lesson under way ends where it reports its progress next."""
+        self.stopped = True
 
     @contextlib.contextmanager
     def told_to(self, job: Job) -> Iterator[None]:
@@ -290,6 +369,8 @@ class _JobDisplay(Display):
         job = self._job
 
         def update(done: int, total: int) -> None:
+            if self.stopped:
+                raise _Stopped
             job.message, job.share = f"{what}: {done} of {total}", done / max(total, 1)
 
         yield update
@@ -299,13 +380,6 @@ class _JobDisplay(Display):
         """Progress in training steps."""
         with self.bar(what, total) as update:
             yield lambda now: update(now.step, total)
-
-
-def _class_of(path: str) -> str:
-    parts = [part for part in PurePosixPath(path.replace("\\", "/")).parts if part not in ("/", ".", "..")]
-    if len(parts) < 2:
-        raise InputError(f"the file name '{path}' has no class; name every file CLASS/FILE.")
-    return parts[-2]
 
 
 def _told(name: str, answer: Prediction | EverclipError) -> dict[str, object]:
