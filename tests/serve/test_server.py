@@ -218,3 +218,9 @@ def test_it_listens_beyond_the_machine_when_told(start: Start, model: Path, more
     evil = {"origin": "http://evil.example"}
     assert httpx.post(f"{here}/predict", content=b"x", headers=evil, timeout=30).status_code == 403
     assert httpx.get(f"{here}/tasks", timeout=30).status_code == (200 if more == ["--open"] else 401)
+
+
+def test_the_page_on_the_service_tells_every_limit_and_its_default() -> None:
+    page = (Path(__file__).parents[2] / "docs/serving.md").read_text(encoding="utf-8")
+    for name, field in Limits.model_fields.items():
+        assert f"| `{name}` | {field.default} |" in page
