@@ -413,6 +413,8 @@ def test_a_page_needs_nothing_from_elsewhere_and_may_run_only_what_stands_in_it(
             digest = base64.b64encode(hashlib.sha256(part.encode()).digest()).decode()
             assert f"'sha256-{digest}'" in policy
     assert "onclick=" not in response.text
+    # What others wrote gets into the page as text alone.
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|Function\(", response.text)
     assert "style=" not in response.text
 
 

@@ -74,7 +74,7 @@ def _answer(status: str, answer: Mapping[str, Any], schema: Mapping[str, Any]) -
         return ""
     shapes = [content["schema"] for content in answer.get("content", {}).values()]
     rows = [row for shape in shapes for row in _fields(shape, schema, "")]
-    return f"<h3>Answer {escape(status)}</h3>\n" + _table(("field", "type", ""), rows)
+    return f"<h3>Answer {escape(status)}</h3>\n" + _table(("field", "type", ""), rows) if rows else ""
 
 
 def _fields(shape: Mapping[str, Any], schema: Mapping[str, Any], within: str) -> list[tuple[str, ...]]:

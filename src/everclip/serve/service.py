@@ -8,43 +8,28 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Literal
 
 from everclip.backbone.features import BATCH
 from everclip.data import BadImage
 from everclip.errors import EverclipError, InputError
-from everclip.learner import ForgetReport, LearnedTask, Learner, LearnerDirectory, LearnReport, Prediction
+from everclip.learner import ForgetReport, LearnedTask, Learner, LearnerDirectory, Prediction
 from everclip.learner.questions import Asked, checked_task_name
 from everclip.learner.storing import read
 from everclip.serve.accepted import KEPT, Lesson, Lessons
 from everclip.serve.batching import Batcher, Busy
 from everclip.serve.decoding import Decoders
+from everclip.serve.jobs import Job, JobDisplay, Stopped, summary
 from everclip.serve.limits import Limits
 from everclip.storage.directory import ReadOnlyError
-from everclip.system.display import Display, Step
 
 log = logging.getLogger("everclip.serve")
 
 
 class NoRoom(EverclipError):
     """A disk takes no more."""
-
-
-@dataclass
-class Job:
-    """A lesson under way.
-
-    Attributes:
-        state: how far it is.
-        message: the same in words: what it is doing, what it learned, or why it failed.
-        share: of the work under way, 0 to 1; None where it is not known.
-    """
-
-    state: Literal["waiting", "running", "done", "failed"] = "waiting"
-    message: str = "waiting for the lesson before"
-    share: float | None = None
 
 
 class Service:
@@ -70,7 +55,7 @@ class Service:
         self.limits = limits or Limits()
         self._directory = LearnerDirectory(path)
         self._directory.require()
-        self._progress = _JobDisplay()
+        self._progress = JobDisplay()
         self._read_only: ReadOnlyError | None = None
         with contextlib.ExitStack() as opened:
             try:
@@ -296,7 +281,7 @@ class Service:
         while (lesson := self._accepted.get()) is not None and not self._progress.stopped:
             try:
                 self._learn(lesson)
-            except _Stopped:
+            except Stopped:
                 with contextlib.suppress(OSError):
                     lesson.interrupted()
                 return
@@ -311,7 +296,7 @@ class Service:
                 report = self._learner.learn(lesson.task, lesson.pairs)
                 lesson.about_to_save(before, self._learner.increments)
                 self._learner.save_in(self._directory)
-            self._end(lesson, "done", _summary(report))
+            self._end(lesson, "done", summary(report))
         except EverclipError as error:
             self._end(lesson, "failed", str(error))
         except Exception as error:
@@ -338,58 +323,8 @@ class _Arriving:
         return self.lesson.add(path)
 
 
-class _Stopped(BaseException):
-    """The service ends in the middle of a lesson. No `Exception`: nobody on the way may take it for a failure."""
-
-
-class _JobDisplay(Display):
-    """Shows progress in the job under way."""
-
-    def __init__(self) -> None:
-        super().__init__(quiet=True)
-        self._job = Job()
-        self.stopped = False
-
-    def stop(self) -> None:
-        """The lesson under way ends where it reports its progress next."""
-        self.stopped = True
-
-    @contextlib.contextmanager
-    def told_to(self, job: Job) -> Iterator[None]:
-        """Meanwhile all progress is this job's."""
-        self._job, before = job, self._job
-        try:
-            yield
-        finally:
-            self._job = before
-
-    @contextlib.contextmanager
-    def bar(self, what: str, total: int | None = None) -> Iterator[Callable[[int, int], None]]:
-        """Progress in images."""
-        job = self._job
-
-        def update(done: int, total: int) -> None:
-            if self.stopped:
-                raise _Stopped
-            job.message, job.share = f"{what}: {done} of {total}", done / max(total, 1)
-
-        yield update
-
-    @contextlib.contextmanager
-    def training(self, what: str, total: int, done: int = 0) -> Iterator[Callable[[Step], None]]:
-        """Progress in training steps."""
-        with self.bar(what, total) as update:
-            yield lambda now: update(now.step, total)
-
-
 def _told(name: str, answer: Prediction | EverclipError) -> dict[str, object]:
     if isinstance(answer, EverclipError):
         return {"name": name, "error": str(answer)}
     top = [{"label": label, "probability": p, "task": task} for label, p, task in answer.top]
     return {"name": name, **asdict(answer), "top": top}
-
-
-def _summary(report: LearnReport) -> str:
-    skipped = f", {len(report.skipped)} skipped" if report.skipped else ""
-    moved = f"; {report.moved} of {report.watched} earlier images changed their route" if report.watched else ""
-    return f"learned {report.images} images in {report.seconds:.0f} s{skipped}{moved}."
