@@ -88,7 +88,7 @@ def test_what_stalls_is_dropped_and_leaves_nothing(start: Start, model: Path) ->
     assert process.poll() is None
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_ends_it_in_time_whatever_is_half_open(
     start: Start, model: Path, folders: list[Path], number: signal.Signals
 ) -> None:
@@ -106,6 +106,7 @@ def test_a_signal_ends_it_in_time_whatever_is_half_open(
     assert Learner.load(model).tasks
 
 
+@pytest.mark.slow
 def test_an_accepted_lesson_survives_a_kill(start: Start, model: Path, folders: list[Path], tmp_path: Path) -> None:
     address, process = start(str(model))
     jobs = [
@@ -208,7 +209,7 @@ def test_what_is_this_machine_alone() -> None:
     assert _address("::1")[1] is False
 
 
-@pytest.mark.parametrize("more", [["--open"], ["--token", "secret"]])
+@pytest.mark.parametrize("more", [["--open"], pytest.param(["--token", "secret"], marks=pytest.mark.slow)])
 def test_it_listens_beyond_the_machine_when_told(start: Start, model: Path, more: list[str]) -> None:
     address, _ = start(str(model), "--host", "0.0.0.0", "--allow-host", "photos.example.org", *more)
     port = address.rpartition(":")[2]
