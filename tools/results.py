@@ -28,6 +28,7 @@ import torch
 import typer
 
 from everclip.errors import EverclipError, InputError
+from everclip.report import load_run
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/results.md"
@@ -92,7 +93,7 @@ def _run(command: str, method: str, seed: int, out: Path) -> dict[str, Any]:
     )
     if done.returncode:
         raise EverclipError(f"'{shlex.join(words)}' failed: {done.stdout.strip().splitlines()[-1]}")
-    return json.loads((out / "results.json").read_text(encoding="utf-8"))
+    return load_run(out)
 
 
 def hardware() -> str:

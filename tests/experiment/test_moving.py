@@ -17,7 +17,8 @@ from everclip.experiment import runner
 from everclip.experiment.config import Config
 from everclip.experiment.learned import judgment
 from everclip.report import compare
-from everclip.storage.run import RunDirectory, State
+from everclip.storage.run import RunDirectory
+from everclip.storage.state import State
 from everclip.system.display import Display
 
 from .. import tiny

@@ -23,9 +23,9 @@ from .. import tiny
 
 # Children are forked from a server that has imported everything and computed nothing: quick and safe.
 SPAWN = multiprocessing.get_context("forkserver")
-SPAWN.set_forkserver_preload(["everclip.experiment.runner"])
+SPAWN.set_forkserver_preload(["everclip.experiment.runner", "torch._dynamo"])  # the latter is loaded by optimizers
 
-FAULT_POINTS = 54
+FAULT_POINTS = 58
 """Fault points a finetune run over two tasks reaches when the caches are warm; `test_every_fault_point` checks it."""
 
 
@@ -97,7 +97,7 @@ def whole(values: dict, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
 def cut(values: dict, tmp_path: Path) -> Path:
     """A run that was cut off in the second task, after a checkpoint within it."""
     out = tmp_path / "cut"
-    assert run(values, out, "33")[0] == faults.EXIT_CODE
+    assert run(values, out, "35")[0] == faults.EXIT_CODE
     state = json.loads((out / "checkpoints/state.json").read_text())["state"]
     assert (state["stages_learned"], state["step"]) == (1, 2)
     return out
@@ -203,7 +203,7 @@ def test_sigkill(whole: dict[str, Path], values: dict, tmp_path: Path, moment: s
 
 
 def test_a_full_disk_stops_and_goes_on(whole: dict[str, Path], values: dict, tmp_path: Path) -> None:
-    code, sentence = run(values, tmp_path / "run", "27:disk-full")
+    code, sentence = run(values, tmp_path / "run", "29:disk-full")
     assert code == 1
     assert "No space left" in sentence
     assert "--resume" in sentence
@@ -352,9 +352,7 @@ def test_other_alexnet_weights_are_noticed(referred: dict, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("pattern", ["state.json", "working-*", "optimizer-*", "after-*"])
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
-def test_damage_is_one_sentence_that_names_the_file(
-    whole: dict[str, Path], cut: Path, values: dict, pattern: str, damage: str
-) -> None:
+def test_damage_is_one_sentence_that_names_the_file(cut: Path, values: dict, pattern: str, damage: str) -> None:
     (path,) = cut.rglob(pattern)
     content = bytearray(path.read_bytes())
     if damage == "flip":
@@ -364,11 +362,6 @@ def test_damage_is_one_sentence_that_names_the_file(
         path.write_bytes(content[: len(content) // 2])
     else:
         path.unlink()
-    if pattern == "state.json" and damage == "remove":
-        # Without its state the run is one that has not come far: it starts over and ends the same.
-        assert run(values, cut) == (0, "")
-        assert_same(whole["finetune"], cut)
-        return
     code, sentence = run(values, cut)
     assert code == 1
     assert path.name in sentence

@@ -6,10 +6,15 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from everclip.errors import EverclipError
 from everclip.report import compare
 from everclip.report.cost import Cost, cost
 from everclip.report.results import load_run
-from everclip.storage.run import RunDirectory, State
+from everclip.storage.files import sha256
+from everclip.storage.run import RunDirectory
+from everclip.storage.state import State
 
 TASKS = ("a", "b", "c")
 
@@ -31,7 +36,7 @@ def keep(run: Path, **sizes: int) -> None:
         (run / names[kind]).write_bytes(bytes(size))
     state = State("m", "", "", sealed=[names.get("task"), None, None], learned=[{}] * len(TASKS))
     state.working, state.selector, state.optimizer = (names.get(kind) for kind in ("working", "selector", "optimizer"))
-    state.files = dict.fromkeys(names.values(), "")
+    state.files = {name: sha256(run / name) for name in names.values()}
     directory = RunDirectory(run)
     (run / "evaluation").mkdir()
     directory.save_state(state)
@@ -80,6 +85,9 @@ def test_a_run_of_which_only_results_are_left(make_run: Callable[..., Path]):
     assert of(run) == Cost(max(trained), (), None)
     assert of(run).ends == (None, None)
     keep(run, working=3)
+    (run / "checkpoints/working").write_bytes(bytes(2))
+    with pytest.raises(EverclipError, match="working is damaged"):
+        of(run)
     (run / "checkpoints/working").unlink()
     assert of(run).kept is None
 

@@ -18,6 +18,7 @@ from everclip.storage import files
 from everclip.storage.directory import ReadOnlyError
 from everclip.storage.files import write_atomic
 from everclip.storage.run import RunDirectory
+from everclip.storage.state import State
 
 from ..places import ReadOnly
 
@@ -28,7 +29,7 @@ REFUSALS = [errno.EROFS, errno.EACCES, errno.EPERM]
 def run(tmp_path: Path) -> RunDirectory:
     directory = RunDirectory(tmp_path / "run")
     with directory:
-        directory.write_config({"method": "größer"})
+        directory.begin(State("größer", "", ""), {"method": "größer"})
     return directory
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from everclip.storage import faults
-from everclip.storage.files import atomic_file, sha256, write_atomic
+from everclip.storage.files import atomic_file, sha256, write_atomic, write_whole
 
 
 def test_a_file_is_written_and_replaced(tmp_path: Path) -> None:
@@ -77,6 +77,16 @@ def test_a_full_disk_is_an_os_error_and_leaves_the_old_file(tmp_path: Path, monk
     assert error.value.errno == errno.ENOSPC
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_user_names_is_written_whole_and_links_are_followed(tmp_path: Path) -> None:
+    write_whole(tmp_path / "a.txt", "größer")
+    (tmp_path / "link").symlink_to(tmp_path / "a.txt")
+    write_whole(tmp_path / "link", b"new")
+    assert (tmp_path / "a.txt").read_bytes() == b"new"
+    assert (tmp_path / "link").is_symlink()
+    write_whole(Path(os.devnull), "nowhere")
+    assert not Path(os.devnull).is_file()
 
 
 def test_names_that_are_not_utf8_survive_as_json(tmp_path: Path) -> None:

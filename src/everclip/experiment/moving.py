@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from everclip.errors import EverclipError, InputError
-from everclip.storage.run import OtherContent
+from everclip.experiment.config import Config
+from everclip.storage.run import OtherContent, RunDirectory
 from everclip.streams import IN_PYTHON
 
 KNOWN_BY_CONTENT = frozenset({"stream", "backbone", "reference", "reference_texts", "alexnet", "learned"})
@@ -31,6 +32,25 @@ _IS_OTHER = {
     "training": "that holds other training images",
     "reference": "that holds something else",
 }
+
+
+def places_of(config: Config, directory: RunDirectory) -> Moved:
+    """Settings that name other places than those of the run that a directory holds.
+
+    Raises:
+        InputError: another setting differs.
+        EverclipError: what the directory says of its settings is damaged.
+    """
+    differing = {name: (before, wanted) for name, before, wanted in config.differing(directory.read_config())}
+    before, wanted = ({name: pair[side] for name, pair in differing.items()} for side in (0, 1))
+    places = moved(before, wanted, differing)
+    for name in differing:
+        if name not in places:
+            raise InputError(
+                f"{directory.path} holds a run with {name}={before[name]}, not {wanted[name]}; give the same settings "
+                "to resume it, or choose another --out."
+            )
+    return places
 
 
 def moved(before: Mapping[str, Any], now: Mapping[str, Any], names: Iterable[str]) -> Moved:

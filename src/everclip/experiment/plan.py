@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from everclip.experiment.config import Config
+from everclip.experiment.results import protocol_of
 from everclip.experiment.runner import Experiment
 from everclip.report.results import text
 from everclip.storage.run import RunDirectory
@@ -80,4 +81,4 @@ def plan(config: Config, out: Path, display: Display | None = None, stream: Stre
         counts = (len(task.info.class_names), len(task.train), len(task.validation), len(task.test))
         lessons.append(Lesson(task.name, *counts, steps, lr))
     trained = method.trained_parameters() if method.trains else None
-    return Plan(method.name, experiment.protocol(), tuple(lessons), trained)
+    return Plan(method.name, protocol_of(experiment), tuple(lessons), trained)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from everclip.errors import EverclipError, InputError
-from everclip.storage.directory import Directory, tensor_bytes
+from everclip.storage.directory import Checked, Directory, tensor_bytes
 from everclip.storage.faults import fault_point
 from everclip.storage.files import sha256
 
@@ -124,7 +124,37 @@ class LearnerDirectory(Directory):
                 if self.peek() == about:
                     raise
 
+    def verify(self) -> Iterator[Checked]:
+        """Compare every file of the learner with its digest, the card excepted: people may edit that."""
+        try:
+            if not self.exists() and self.has_tensors():
+                raise self.missing(self.state)
+            about = self.peek()
+        except EverclipError as error:
+            yield Checked(self.state, str(error))
+            return
+        yield Checked(self.state)
+        for file in about["files"].values():
+            try:
+                self._content(file)
+            except EverclipError as error:
+                yield Checked(file["name"], str(error))
+            else:
+                yield Checked(file["name"])
+
+    def has_tensors(self) -> bool:
+        """Whether tensors of a learner are here; without `learner.json` where that is lost, or was never written."""
+        return self.path.is_dir() and any(TENSORS.fullmatch(path.name) for path in self.path.iterdir())
+
     def _tensors(self, file: Mapping[str, str]) -> dict[str, Tensor]:
+        content = self._content(file)
+        try:
+            return load(content)
+        except SafetensorError as error:
+            raise self.damaged(file["name"]) from error
+
+    def _content(self, file: Mapping[str, str]) -> bytes:
+        """The bytes of a file that `learner.json` names, compared with their SHA-256."""
         try:
             content = (self.path / file["name"]).read_bytes()
         except FileNotFoundError:
@@ -135,7 +165,4 @@ class LearnerDirectory(Directory):
             raise self.damaged(file["name"]) from error
         if hashlib.sha256(content).hexdigest() != file["sha256"]:
             raise self.damaged(file["name"])
-        try:
-            return load(content)
-        except SafetensorError as error:
-            raise self.damaged(file["name"]) from error
+        return content

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from everclip.report.losses import read_events
+from everclip.storage.events import EVENTS, read_events
+from everclip.storage.run import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,11 @@ class Cost:
 
 
 def cost(runs: Sequence[tuple[Path, Mapping[str, Any]]]) -> Cost:
-    """Read the cost of run directories, each given with its results."""
+    """Read the cost of run directories, each given with its results.
+
+    Raises:
+        EverclipError: a log, a state or a checkpoint is damaged.
+    """
     kept = [_kept(path) for path, _ in runs]
     known = [size for size in kept if size is not None]
     return Cost(
@@ -51,25 +56,26 @@ def _seconds(path: Path) -> list[float]:
     seconds: list[float] = []
     begun: set[int] = set()
     broken: set[int] = set()
-    for event in read_events(path):
-        match event["event"]:
-            case "start":
+    for event in read_events(path / EVENTS):
+        match event:
+            case {"event": "start"}:
                 broken |= begun
-            case "step":
-                begun.add(event["stage"])
-            case "learned" if event["stage"] not in broken:
-                seconds += [event["seconds"] / len(event["tasks"])] * len(event["tasks"])
+            case {"event": "step", "stage": int(stage)}:
+                begun.add(stage)
+            case {"event": "learned", "stage": stage, "tasks": [_, *_] as tasks, "seconds": int(took) | float(took)}:
+                if stage not in broken:
+                    seconds += [took / len(tasks)] * len(tasks)
     return seconds
 
 
 def _kept(path: Path) -> float | None:
-    from everclip.storage.run import RunDirectory  # imports torch, which no other report needs
-
-    state = RunDirectory(path).peek_state()
+    directory = RunDirectory(path)
+    state = directory.peek_state()
     if state is None or len(state.sealed) < len(state.learned):
         return None
     names = {name for name in (*state.sealed, state.working, state.selector) if name is not None}
-    try:
-        return sum((path / name).stat().st_size for name in names) / len(state.learned)
-    except FileNotFoundError:
+    if not all((directory.path / name).exists() for name in names):
         return None
+    for name in names:  # one that was cut short would make the run look cheap
+        directory.require_intact(state, name)
+    return sum((directory.path / name).stat().st_size for name in names) / len(state.learned)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from everclip.storage.events import EVENTS, read_events
 
 
 @dataclass(frozen=True)
@@ -26,23 +27,6 @@ class Losses:
     parts: Mapping[str, tuple[float | None, ...]]
 
 
-def read_events(path: Path) -> list[dict[str, Any]]:
-    """The events of a run directory, without lines that were cut off; none where there is no such file."""
-    try:
-        lines = (path / "events.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    events = []
-    for line in lines:
-        try:
-            event = json.loads(line)
-        except ValueError:  # cut off by a kill
-            continue
-        if isinstance(event, dict) and "event" in event:
-            events.append(event)
-    return events
-
-
 def read_losses(path: Path, stages: Sequence[Sequence[str]]) -> list[Losses]:
     """The losses of every stage that was trained by gradient.
 
@@ -51,11 +35,15 @@ def read_losses(path: Path, stages: Sequence[Sequence[str]]) -> list[Losses]:
     Args:
         path: the run directory.
         stages: the tasks of each stage.
+
+    Raises:
+        EverclipError: the log is damaged.
     """
     found: dict[int, dict[int, dict[str, Any]]] = {}
-    for event in read_events(path):
-        if event["event"] == "step":
-            found.setdefault(event["stage"], {})[event["step"]] = event
+    for event in read_events(path / EVENTS):
+        match event:
+            case {"event": "step", "stage": int(stage), "step": int(step), "loss": int() | float() | None}:
+                found.setdefault(stage, {})[step] = event
     losses = []
     for stage, tasks in enumerate(stages):
         steps = sorted(found.get(stage, {}))

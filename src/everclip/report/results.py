@@ -12,7 +12,8 @@ import numpy as np
 
 from everclip.errors import InputError
 from everclip.functional import metrics
-from everclip.system.paths import expanded
+from everclip.storage.run import RunDirectory
+from everclip.storage.state import RESULTS
 
 FORMAT = 1
 Rows = Sequence[Sequence[np.ndarray] | None]
@@ -109,11 +110,17 @@ def load_run(path: str | Path) -> dict[str, Any]:
     """Read the results of a finished run directory.
 
     Raises:
-        InputError: the directory holds no results, or they cannot be read by this version.
+        InputError: the directory holds no results, its run is not finished, or this version cannot read them.
+        EverclipError: they are not what the state of the run says was written, or that is damaged or missing.
     """
-    file = expanded(path) / "results.json"
+    directory = RunDirectory(path)
+    file = directory.path / RESULTS
     try:
-        results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        content = file.read_bytes()
+        directory.require_as_written(RESULTS, content)
+        results: dict[str, Any] = json.loads(content.decode("utf-8"))
+    except PermissionError as error:
+        raise directory.unreadable(RESULTS, error) from None
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(
             f"{path} has no results.json: it is not a run directory, or its run is not finished and "

@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -30,6 +30,25 @@ _FULL = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
 
 class ReadOnlyError(InputError):
     """A directory can be read and not written to."""
+
+
+class Checked(NamedTuple):
+    """A file of a directory, compared with its digest.
+
+    Attributes:
+        name: within the directory.
+        problem: a sentence that says what is wrong and what to do; None where it is as it was written.
+        has_digest: false where an earlier version wrote it, so that nobody can tell.
+    """
+
+    name: str
+    problem: str | None = None
+    has_digest: bool = True
+
+    @classmethod
+    def of(cls, name: str, error: EverclipError | None) -> Checked:
+        """A file, and what reading it said."""
+        return cls(name, None if error is None else str(error))
 
 
 class Directory:

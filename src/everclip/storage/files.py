@@ -55,11 +55,24 @@ def _sync(file: int) -> None:
 
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Write a whole file at once, text as UTF-8; see `atomic_file`."""
-    if isinstance(content, str):
-        # A file name need not be UTF-8; what Python makes of one becomes an escape that JSON and YAML read back.
-        content = content.encode(errors="backslashreplace")
     with atomic_file(path) as file:
-        file.write(content)
+        file.write(content if isinstance(content, bytes) else as_bytes(content))
+
+
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Write a file that a user names: as `write_atomic`, but into what is no plain file (a link, /dev/stdout)."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        path.write_bytes(content if isinstance(content, bytes) else as_bytes(content))
+    else:
+        write_atomic(path, content)
+
+
+def as_bytes(text: str) -> bytes:
+    """Text as it is written to a file: UTF-8.
+
+    A file name need not be UTF-8; what Python makes of one becomes an escape that JSON and YAML read back.
+    """
+    return text.encode(errors="backslashreplace")
 
 
 def sha256(path: Path) -> str:

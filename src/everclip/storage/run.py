@@ -9,8 +9,10 @@
     results.json         the figures
     report.html          the same to look at
 
-`state.json` is the one truth: it is replaced atomically after the files it names are on disk. Files that it does not
-name are leftovers. No file holds code: tensors are safetensors, the rest is JSON and YAML.
+`state.json` is the one truth. It names every other file with its SHA-256, but for the log, whose lines have digests of
+their own. It is replaced atomically: after the tensor files it names are on disk, and before the other files it names
+are written, which a resume can write anew. Tensor files that it does not name are leftovers. No file holds code:
+tensors are safetensors, the rest is JSON and YAML.
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -27,17 +30,12 @@ from torch import Tensor
 
 from everclip.errors import EverclipError, InputError
 from everclip.registry import refuse_places
-from everclip.storage.directory import Directory, tensor_bytes
-from everclip.storage.files import sha256
+from everclip.storage.directory import Checked, Directory, tensor_bytes
+from everclip.storage.events import EVENTS, append_event, read_events
+from everclip.storage.files import as_bytes, sha256
 from everclip.storage.identity import Identity
+from everclip.storage.state import CONFIG, DERIVED, FORMAT, READS, RESULTS, STATE, State
 from everclip.system.processes import is_main
-
-FORMAT = 5
-"""Version of the checkpoint layout; raised whenever an older EverCLIP could misread a newer run."""
-READS = (3, 4, FORMAT)
-"""Versions that this one reads: 3 lacks `State.start`, which it had no method for; 4 lacks `State.training`."""
-
-STATE = "checkpoints/state.json"
 
 
 class OtherContent(EverclipError):
@@ -52,49 +50,6 @@ class OtherContent(EverclipError):
         self.what = what
 
 
-@dataclass
-class State:
-    """Where a run stands: the content of `state.json`.
-
-    Attributes:
-        method: name of the method. `backbone` is the digest of the model, `data` that of test images, labels, class
-            names and templates, `reference` that of what is looked at besides. A checkpoint fits only a run in which
-            all four are the same.
-        training: for each task whose training images were read, by name, the digest of these. Data are known by what
-            they are, so they may lie elsewhere when the run goes on.
-        stages_learned: stages whose learning ended (a stage is a task, or all tasks of an all-at-once method).
-        rows: names of the evaluation files that are complete, in order.
-        step: steps taken in the current stage, where it is under way.
-        files: every file the state consists of → its SHA-256. The next six attributes say which file is what.
-        sealed: per learned task the file of what it fixed for good, where there is anything.
-        working: what later steps or tasks may still change, where there is anything.
-        start: what `working` was before the current stage, for a method that needs it to continue within a stage.
-        optimizer: the optimizer's moments, within a stage.
-        stages: per stage what `working` was at its end, if that is kept.
-        selector: what the selector fitted, where it did.
-        learned: per learned task, what the results will say about its training.
-        finished: the results are written.
-    """
-
-    method: str
-    backbone: str
-    data: str
-    reference: str = ""
-    stages_learned: int = 0
-    rows: list[str] = field(default_factory=list)
-    step: int | None = None
-    files: dict[str, str] = field(default_factory=dict)
-    sealed: list[str | None] = field(default_factory=list)
-    working: str | None = None
-    start: str | None = None
-    optimizer: str | None = None
-    stages: list[str | None] = field(default_factory=list)
-    selector: str | None = None
-    learned: list[dict[str, Any]] = field(default_factory=list)
-    finished: bool = False
-    training: dict[str, str] = field(default_factory=dict)
-
-
 class RunDirectory(Directory):
     """One run on disk. Use as a context manager: the lock is held inside."""
 
@@ -107,48 +62,48 @@ class RunDirectory(Directory):
 
     def exists(self) -> bool:
         """Whether a run was started here."""
-        return (self.path / "config.yaml").exists()
+        return (self.path / CONFIG).exists()
 
     # -- configuration and events ----------------------------------------------------------------------------------
 
-    def write_config(self, config: Mapping[str, Any]) -> None:
-        """Write `config.yaml`."""
-        self.write("config.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+    def begin(self, state: State, config: Mapping[str, Any]) -> None:
+        """Write `config.yaml` and the first state; a run that has tensors and no state has lost it."""
+        content = config_text(config)
+        if (self.path / STATE).exists():  # of one that was cut off before it learned anything
+            self.save_state(state, {CONFIG: content})
+            return
+        self.write(CONFIG, content)
+        state.written = {CONFIG: _digest(content)}
+        self.save_state(state)
 
     def read_config(self) -> dict[str, Any]:
         """Read `config.yaml`.
 
         Raises:
             InputError: it is not readable YAML, or names code.
+            EverclipError: it is not the one that the run's state names.
         """
         try:
-            config = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+            content = (self.path / CONFIG).read_bytes()
+            self.require_as_written(CONFIG, content)
+            config = yaml.safe_load(content.decode("utf-8"))
         except PermissionError as error:
-            raise self.unreadable("config.yaml", error) from error
+            raise self.unreadable(CONFIG, error) from error
         except (OSError, UnicodeDecodeError, yaml.YAMLError):
             config = None
         if not isinstance(config, dict):
-            raise InputError(f"{self.path / 'config.yaml'} is damaged; start anew with another --out.")
-        refuse_places(config, str(self.path / "config.yaml"))
+            raise InputError(f"{self.path / CONFIG} is damaged; start anew with another --out.")
+        refuse_places(config, str(self.path / CONFIG))
         return config
 
     def event(self, kind: str, **fields: object) -> None:
         """Append a line to `events.jsonl`; of several processes the main one does."""
         if not is_main():
             return
-        line = json.dumps({"time": round(time.time(), 3), "event": kind, **fields})
-        path = self.path / "events.jsonl"
-        # A line cut off by a kill stays alone on its line.
-        torn = path.exists() and path.read_bytes()[-1:] not in (b"\n", b"")
         try:
-            with open(path, "a", encoding="utf-8", newline="\n") as file:
-                file.write(("\n" if torn else "") + line + "\n")
+            append_event(self.path / EVENTS, {"time": round(time.time(), 3), "event": kind, **fields})
         except OSError as error:
-            raise self.unwritable("events.jsonl", error) from error
-
-    def write_json(self, name: str, content: object) -> None:
-        """Write a file as JSON, in a form that equal content makes equal."""
-        self.write(name, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+            raise self.unwritable(EVENTS, error) from error
 
     # -- checkpoints -----------------------------------------------------------------------------------------------
 
@@ -170,10 +125,18 @@ class RunDirectory(Directory):
         """
         return {} if name is None else super().read_tensors(name)
 
-    def save_state(self, state: State) -> None:
-        """Make `state` the truth, then remove the files that it does not name; the main process does."""
+    def save_state(self, state: State, texts: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Make `state` the truth, then remove the files that it does not name; the main process does.
+
+        Args:
+            state: `written` and `replaced` are brought up to date.
+            texts: name → content of files to be written right after: the state names what it will be of them, and what
+                is there now, so that a run that is cut off in between is known for that.
+        """
         if not is_main():
             return
+        state.replaced = {name: self._digest_of(name) for name in texts}
+        state.written = state.written | {name: _digest(content) for name, content in texts.items()}
         named = {*state.sealed, *state.rows, *state.stages}
         named |= {state.working, state.start, state.optimizer, state.selector}
         state.files = {name: digest for name, digest in state.files.items() if name in named}
@@ -182,15 +145,19 @@ class RunDirectory(Directory):
             for path in (self.path / folder).iterdir():
                 if path.name != "state.json" and f"{folder}/{path.name}" not in state.files:
                     self.remove(path)
+        for name, content in texts.items():
+            self.write(name, content)
 
     def peek_state(self) -> State | None:
         """The last state, without a look at the files it names; None where nothing was saved yet.
 
         Raises:
-            EverclipError: it is damaged, or of another version.
+            EverclipError: it is damaged, of another version, or missing beside checkpoints.
         """
         path = self.path / STATE
         if not path.exists():
+            if any(not left.name.endswith(".tmp") for left in path.parent.glob("*")):
+                raise self.missing(STATE)
             return None
         body = self.read_state()
         if body.pop("format") not in READS:
@@ -203,7 +170,7 @@ class RunDirectory(Directory):
     def load_state(
         self, method: str, backbone: Identity, data: Identity, reference: Identity | None = None
     ) -> State | None:
-        """The last state, with every file it names checked; None where nothing was saved yet.
+        """The last state, with every file it names checked; None where nothing was learned yet.
 
         Without `reference` it may be any: what was learned does not depend on it. Digests that an earlier version of
         EverCLIP wrote are accepted and replaced in what is returned, so that today's are in the file as soon as the
@@ -215,6 +182,9 @@ class RunDirectory(Directory):
         """
         state = self.peek_state()
         if state is None:
+            self.refuse_lost_state()
+            return None
+        if not state.stages_learned and state.step is None:
             return None
         path = self.path / STATE
         if state.method != method:
@@ -237,12 +207,134 @@ class RunDirectory(Directory):
                 f"{path} was made with other reference images, reference texts or AlexNet weights than are given now; "
                 "restore them or choose another --out.",
             )
-        for file, expected in state.files.items():
-            if not (self.path / file).is_file():
-                raise self.missing(file)
-            if sha256(self.path / file) != expected:
-                raise self.damaged(file)
+        for name in state.files:
+            self.require_intact(state, name)
+        if not state.written:  # of an earlier version; from its next checkpoint on, the state names the configuration
+            state.written = {CONFIG: sha256(self.path / CONFIG)}
         state.backbone, state.data = backbone.digest, data.digest
         if reference is not None:
             state.reference = reference.digest
         return state
+
+    def refuse_lost_state(self) -> None:
+        """Refuse a run whose state is gone: what it learned would be learned, and what it left be written, once more.
+
+        Raises:
+            EverclipError: there is what only a run with a state leaves behind.
+        """
+        left = [self.path / name for name in DERIVED] + list((self.path / "evaluation").glob("*.safetensors"))
+        if any(path.exists() for path in left):
+            raise self.missing(STATE)
+
+    # -- is it what was written? -----------------------------------------------------------------------------------
+
+    def require_intact(self, state: State, name: str) -> None:
+        """Refuse one of the files in `State.files` that is not the one that was written.
+
+        Raises:
+            EverclipError: it is damaged or missing.
+        """
+        if problem := self._problem(name, state.files[name]):
+            raise problem
+
+    def is_complete(self, state: State) -> bool:
+        """Whether the run is finished, and all that follows from its rows is on disk as it was written."""
+        if not state.written:  # of an earlier version
+            return state.finished and (self.path / RESULTS).is_file()
+        return state.finished and all(self.is_as_written(state, name) for name in DERIVED)
+
+    def is_as_written(self, state: State, name: str) -> bool:
+        """Whether a file is there and is the one that the state names in `written`."""
+        return self._digest_of(name) == state.written.get(name, "")
+
+    def require_as_written(self, name: str, content: bytes) -> None:
+        """Refuse the content of one of the files in `State.written` where it is not the one that was written.
+
+        Runs of earlier versions, and results that were kept without their checkpoints, have nothing to compare with.
+
+        Raises:
+            InputError: the run is not finished.
+            EverclipError: the file is damaged, or the state is.
+        """
+        state = self.peek_state()
+        if state is None or not state.written:
+            return
+        if name not in state.written:
+            raise InputError(
+                f"{self.path / name} is not the last that its run writes: the run is not finished and needs "
+                "`everclip run --resume`."
+            )
+        digest = hashlib.sha256(content).hexdigest()
+        if digest != state.written[name] and not (name == CONFIG and digest == state.replaced.get(CONFIG)):
+            raise self.damaged(name)
+
+    def damaged(self, name: str) -> EverclipError:
+        """A file is not what was written; some can be had again."""
+        if name not in DERIVED:
+            return super().damaged(name)
+        return EverclipError(
+            f"{self.path / name} is damaged (it differs from what {STATE} says was written); put it back from a copy, "
+            "or give the command of the run again with --resume, which writes it anew."
+        )
+
+    def verify(self) -> Iterator[Checked]:
+        """Compare every file of the run with its digest; a run that was cut off is sound."""
+        try:
+            state = self.peek_state()
+            if state is None:
+                self.refuse_lost_state()
+                return
+        except EverclipError as error:
+            yield Checked(STATE, str(error))
+            return
+        yield Checked(STATE)
+        for name, expected in state.files.items():
+            yield Checked.of(name, self._problem(name, expected))
+        for name, expected in state.written.items():
+            before = name in state.replaced and self._digest_of(name) == state.replaced[name]
+            yield Checked.of(name, None if before else self._problem(name, expected))
+        if not state.written:
+            for name in (CONFIG, *DERIVED):
+                if (self.path / name).is_file():
+                    yield Checked(name, has_digest=False)
+        if (self.path / EVENTS).exists():
+            try:
+                read_events(self.path / EVENTS)
+            except EverclipError as error:
+                yield Checked(EVENTS, str(error))
+            else:
+                yield Checked(EVENTS, has_digest=bool(state.written))
+
+    def _problem(self, name: str, expected: str) -> EverclipError | None:
+        """What is wrong with a file of which the SHA-256 is known, if anything."""
+        try:
+            return None if sha256(self.path / name) == expected else self.damaged(name)
+        except FileNotFoundError:
+            return self.missing(name)
+        except PermissionError as error:
+            return self.unreadable(name, error)
+        except OSError:
+            return self.damaged(name)
+
+    def _digest_of(self, name: str) -> str | None:
+        """The SHA-256 of a file as it is now; None where there is none."""
+        try:
+            return sha256(self.path / name)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self.unreadable(name, error) from error
+
+
+def config_text(config: Mapping[str, Any]) -> str:
+    """A configuration as `config.yaml` holds it."""
+    return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+
+
+def json_text(content: object) -> str:
+    """JSON for people, in a form that equal content makes equal."""
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def _digest(content: str) -> str:
+    return hashlib.sha256(as_bytes(content)).hexdigest()
