@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from everclip.report.losses import Losses
+from everclip.storage.files import write_whole
 from everclip.system.paths import expanded
 
 LEARNED = "#0072B2"
@@ -220,8 +221,11 @@ def save(figure: Figure, path: str | Path) -> None:
     """
     path = expanded(path)
     dates = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+    suffix = path.suffix.lower()
+    content = io.BytesIO()
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": "everclip"}), _any_script():
-        figure.savefig(path, dpi=200, metadata=dates.get(path.suffix.lower()))
+        figure.savefig(content, dpi=200, metadata=dates.get(suffix), format=suffix.removeprefix(".") or None)
+    write_whole(path if suffix else path.with_name(f"{path.name}.png"), content.getvalue())
 
 
 def inline_svg(figure: Figure, name: str) -> str:

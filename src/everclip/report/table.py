@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from everclip.errors import InputError
 from everclip.report import plots
 from everclip.report.cost import Cost
 from everclip.report.results import text
+from everclip.storage.files import write_whole
 from everclip.system.paths import expanded
 
 HEADLINE = ("transfer", "average", "last")
@@ -210,14 +211,14 @@ class Comparison:
         return plots.comparison(points)
 
     def save(self, csv: Path | None = None, latex: Path | None = None, plot: Path | None = None) -> None:
-        """Write the comparison to files.
+        """Write the comparison to files, each whole or not at all.
 
         Raises:
             InputError: a file cannot be written, or the plot's suffix is no image format.
         """
-        writers = (
-            (csv, lambda path: path.write_text(self.csv(), encoding="utf-8")),
-            (latex, lambda path: path.write_text(self.latex(), encoding="utf-8")),
+        writers: tuple[tuple[Path | None, Callable[[Path], None]], ...] = (
+            (csv, lambda path: write_whole(path, self.csv())),
+            (latex, lambda path: write_whole(path, self.latex())),
             (plot, lambda path: plots.save(self.plot(), path)),
         )
         for path, write in writers:
