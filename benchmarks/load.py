@@ -5,6 +5,7 @@ A status of 500 or above, a wrong answer, or memory that grows after the first 1
 and the exit status is then 1.
 
     python benchmarks/load.py --requests 100000 --clients 32
+    python benchmarks/load.py --minutes 20            # as many of them as there is time for
 """
 
 from __future__ import annotations
@@ -330,12 +331,13 @@ def started(model: Path) -> tuple[subprocess.Popen[str], tuple[str, int]]:
     raise SystemExit(f"everclip serve ended with {process.wait()}")
 
 
-def measured(root: Path, requests: int, clients: int, backbone: str, seed: int) -> dict[str, Any]:
+def measured(root: Path, requests: int, minutes: float, clients: int, backbone: str, seed: int) -> dict[str, Any]:
     """Run the load.
 
     Args:
         root: an empty folder.
-        requests: how many.
+        requests: how many at most.
+        minutes: for how long at most.
         clients: at a time.
         backbone: of the learner.
         seed: of what is asked.
@@ -363,15 +365,20 @@ def measured(root: Path, requests: int, clients: int, backbone: str, seed: int) 
         (0.7, load.forget, FORGOTTEN)
     ]
 
+    def progress() -> float:
+        return max(load.tally.done / requests, (time.perf_counter() - begun) / (60 * minutes))
+
     def change() -> None:
         for share, what, task in changes:
-            while load.tally.done < share * requests:
+            while progress() < share:
                 time.sleep(0.02)
             what(task, pairs(root / "photos", task)) if what == load.learn else what(task)
 
     def client(number: int) -> None:
         draw = random.Random(f"{seed} {number}")
         for _ in range(requests // clients):
+            if progress() >= 1:
+                return
             if draw.random() < 0.2:
                 load.malformed(draw)
             else:
@@ -383,8 +390,9 @@ def measured(root: Path, requests: int, clients: int, backbone: str, seed: int) 
             held["most"] = max(held["most"], now)
             if load.tally.done >= WARM:
                 held.setdefault("ground", now)
-            if load.tally.done * 20 >= len(course) * requests:
+            if 20 * progress() >= len(course):
                 course.append(round(now / 1e6))
+                print(f"{progress():4.0%}  {load.tally.done:7,} requests  {now / 1e6:6,.0f} MB", file=sys.stderr)
 
     over = threading.Event()
     try:
@@ -425,12 +433,13 @@ def measured(root: Path, requests: int, clients: int, backbone: str, seed: int) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--requests", type=int, default=100_000)
+    parser.add_argument("--minutes", type=float, default=24 * 60)
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--backbone", default="embedded")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = measured(Path(folder), given.requests, given.clients, given.backbone, given.seed)
+        found = measured(Path(folder), given.requests, given.minutes, given.clients, given.backbone, given.seed)
     wrong = found.pop("wrong")
     print(json.dumps(found, indent=1))
     for sentence in wrong[:20]:

@@ -197,6 +197,14 @@ def test_bodies_of_all_requests_together_are_bounded(serving: Callable[..., Serv
     assert client.post("/tasks", data={"name": "x"}, files=[("files", ("a/b", bytes(20_000)))]).status_code == 202
 
 
+def test_what_is_refused_gives_back_what_it_held(serving: Callable[..., Service]) -> None:
+    client = TestClient(create_app(serving(held_bytes=4000, request_bytes=5000)))
+    for _ in range(5):
+        assert client.post("/predict", content=iter([bytes(3000), bytes(3000)])).status_code == 413
+    for size, status in ((4500, 503), (3900, 400), (4500, 503)):
+        assert client.post("/predict", content=bytes(size)).status_code == status
+
+
 def test_the_bound_of_memory_follows_from_the_limits() -> None:
     small = Limits(held_bytes=1000, pixels=100, decoders=1, waiting=10)
     assert small.memory(2) == 2000 + 32 * 200 + 120

@@ -40,11 +40,11 @@ class BodyLimit:
         sentence = f"the request is longer than the {limit / 1e6:g} MB that it may be; send fewer or smaller images."
         if told is not None and told > limit:
             return await JSONResponse({"error": sentence}, 413, _CLOSE)(scope, receive, send)
-        read, news, more = 0, 0, True
+        read, held, news, more = 0, 0, 0, True
         late = time.monotonic() + self._limits.stalled
 
         async def watched() -> Message:
-            nonlocal read, news, more, late
+            nonlocal read, held, news, more, late
             if not more:  # what comes now is that the caller has gone, whenever that is
                 return await receive()
             try:
@@ -60,6 +60,7 @@ class BodyLimit:
             if read > limit:
                 raise HTTPException(413, sentence, _CLOSE)
             if not lesson:
+                held += size
                 self._held += size
                 if self._held > self._limits.held_bytes:
                     raise HTTPException(
@@ -72,7 +73,7 @@ class BodyLimit:
         try:
             await self._app(scope, watched, send)
         finally:
-            self._held -= 0 if lesson else read
+            self._held -= held
 
 
 def _content_length(headers: Sequence[tuple[bytes, bytes]]) -> int | None:
