@@ -47,6 +47,7 @@ class BlockFile:
         path: the file.
         size: of its content, in bytes.
         index: what the writer said of it.
+        whole: every block was checked, and nothing is left to do.
     """
 
     def __init__(self, path: Path, end: End) -> None:
@@ -61,7 +62,7 @@ class BlockFile:
         self._identity = _identity(os.stat(self.path))
         self._sums = np.frombuffer(bytearray(sums), f"V{SIZE}")
         self._pending = np.ones(len(self._sums), dtype=bool)  # not checked yet
-        self._whole = not len(self._sums)  # nothing is left to be checked
+        self.whole = not len(self._sums)
         self._content = np.empty(0, np.uint8)
         if self.size:
             self._content = np.memmap(self.path, np.uint8, "r", shape=(self.size,)).view(np.ndarray)
@@ -70,7 +71,10 @@ class BlockFile:
     def open(cls, path: Path) -> BlockFile | None:
         """Map a file, or return None where there is none or where its end is not what was written."""
         end = End.read(path)
-        return None if end is None else cls(path, end)
+        try:
+            return None if end is None else cls(path, end)
+        except (OSError, ValueError):  # gone, or replaced by a shorter one, since its end was read
+            return None
 
     def restored_by(self, restore: Restore, exact: bool) -> None:
         """Say how to come by the content of damaged blocks.
@@ -96,7 +100,7 @@ class BlockFile:
 
     def pending(self, starts: np.ndarray, length: int) -> np.ndarray:
         """The blocks, not checked yet, that hold `length` bytes from each of some places on (n,) int64; ascending."""
-        if self._whole or not length or not len(starts):
+        if self.whole or not length or not len(starts):
             return np.empty(0, np.int64)
         first, last = starts // BLOCK, (starts + length - 1) // BLOCK
         if len(starts) == 1:
@@ -114,7 +118,7 @@ class BlockFile:
                 self._pending[block] = False
             else:
                 found.append(block)
-        self._whole = not self._pending.any()
+        self.whole = not self._pending.any()
         return found
 
     def verify(self, start: int, stop: int) -> None:
@@ -123,11 +127,14 @@ class BlockFile:
         Raises:
             EverclipError: a damaged block can't be restored.
         """
-        self.restore(self.inspected(start, stop))
+        if not self.whole and (damaged := self.inspected(start, stop)):
+            self.restore(damaged)
 
     def inspected(self, start: int, stop: int) -> list[int]:
         """The damaged blocks of a part of the content; nothing is restored."""
         blocks = self.pending(np.array([start]), stop - start).tolist()
+        if not blocks:
+            return []
         return shared_out(lambda at: self.damaged(blocks[at : at + _TOGETHER]), range(0, len(blocks), _TOGETHER))
 
     def read(self, start: int, stop: int) -> np.ndarray:
@@ -135,7 +142,7 @@ class BlockFile:
 
         Each block is copied right after it was checked, while the processor has it at hand.
         """
-        if self._whole:
+        if self.whole:
             intact: np.ndarray = self._content[start:stop].copy()
             return intact
         copied = np.empty(stop - start, np.uint8)

@@ -68,6 +68,8 @@ class VerifiedArray:
             IndexError: there is no such row.
             EverclipError: rows are damaged, and can't be computed again or put into the file.
         """
+        if self._file.whole:
+            return self._rows[index]
         first = index[0] if isinstance(index, tuple) and index else index
         if isinstance(first, slice):
             chosen = range(len(self))[first]
