@@ -24,7 +24,12 @@ import facts
 
 logger = logging.getLogger(__name__)
 
-OWN_PAGES = {"README.md": "start.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+OWN_PAGES = {
+    "README.md": "start.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    "SECURITY.md": "security.md",
+}
 """Files at the root that have a page here."""
 WHOLE = re.compile(r"^<!-- whole: (\S+) -->$", re.MULTILINE)
 LINK = re.compile(r"\[([^\]]*)\]\(((?!\w+:|#)[^)\s]+)\)")
