@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 from everclip.errors import EverclipError, InputError
 from everclip.serve.batching import Busy
 from everclip.serve.service import NoRoom
+from everclip.system.display import visible
 
 log = logging.getLogger("everclip.serve")
 
@@ -56,5 +57,5 @@ def say_errors_in_a_sentence(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     def unexpected(request: Request, error: Exception) -> JSONResponse:
-        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        log.error("%s %s failed", request.method, visible(request.url.path), exc_info=error)
         return says(500, "the service failed on this request; its log says why.")
