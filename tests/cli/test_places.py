@@ -27,6 +27,8 @@ from everclip.learner import Learner
 from everclip.report import load_run
 from everclip.selectors.alexnet import AlexNet
 from everclip.storage import lock
+from everclip.storage.run import RunDirectory, config_text
+from everclip.storage.state import CONFIG
 from everclip.system.paths import portable_name
 
 from .. import tiny
@@ -372,7 +374,10 @@ def test_a_run_under_the_name_that_it_once_had_is_found(here: Path, animals: Pat
     Path("pets.").symlink_to(animals)
     settings = yaml.safe_load((learned / "config.yaml").read_text(encoding="utf-8")) | {"stream": "folders:pets."}
     shutil.copytree(learned, "runs/folders-pets./moe-adapters-seed0")
-    Path("runs/folders-pets./moe-adapters-seed0/config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    run = RunDirectory("runs/folders-pets./moe-adapters-seed0")
+    state = run.peek_state()
+    assert state is not None
+    run.save_state(state, {CONFIG: config_text(settings)})
     Path("again.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     code, _, err = command("run", "again.yaml")
     assert code == 2

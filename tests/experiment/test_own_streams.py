@@ -16,7 +16,8 @@ from everclip.experiment.config import default_directory
 from everclip.experiment.learned import judgment
 from everclip.experiment.plan import plan
 from everclip.report import compare
-from everclip.storage.run import RunDirectory
+from everclip.storage.run import RunDirectory, config_text
+from everclip.storage.state import CONFIG
 from everclip.streams import Protocol
 
 COLORS = np.array([(200, 40, 40), (40, 190, 60), (50, 60, 210)])
@@ -157,11 +158,12 @@ def test_initialization_has_a_seed_of_its_own(values: dict[str, Any], tmp_path: 
 
 def test_a_setting_that_an_older_run_lacks_is_todays_default(values: dict[str, Any], tmp_path: Path) -> None:
     results = run(Config.of(values), tmp_path / "run", stream=steps())
-    file = tmp_path / "run/config.yaml"
-    stored = yaml.safe_load(file.read_text())
-    for name in ("order_seed", "shots_seed", "init_seed", "resolution"):
-        del stored[name]
-    file.write_text(yaml.safe_dump(stored, sort_keys=False))
+    directory = RunDirectory(tmp_path / "run")
+    lacking = {"order_seed", "shots_seed", "init_seed", "resolution"}
+    stored = {name: value for name, value in directory.read_config().items() if name not in lacking}
+    state = directory.peek_state()
+    assert state is not None
+    directory.save_state(state, {CONFIG: config_text(stored)})
     with pytest.raises(InputError, match="order_seed=None, not 1"):
         run(Config.of(values | {"order_seed": 1}), tmp_path / "run", resume=True, stream=steps())
     with pytest.raises(InputError, match="resolution=None, not 16"):
