@@ -192,8 +192,9 @@ def test_bad_input_is_one_sentence_and_changes_nothing(
     answer = everclip(*(places.get(arg, arg) for arg in args))
     assert answer.code == 2
     assert answer.out == ""
-    (line,) = answer.err.splitlines()
+    *before_it, line = answer.err.splitlines()
     assert all(word in line for word in words)
+    assert not before_it or (args[0] == "learn" and "images of" in before_it.pop() and not before_it)
     assert state(model) == before
     assert not Path("fresh").exists()
 
@@ -231,3 +232,71 @@ def test_export(everclip: Everclip, model: Path, folder: Path) -> None:
     assert answer.err.splitlines() == [
         "everclip: answers.bin does not end in .onnx; name the file so, for readers of the format go by it."
     ]
+
+
+# -- what is learned of a folder ---------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_tasks_is_learned_task_by_task(everclip: Everclip, tiny_clip: Path, tmp_path: Path) -> None:
+    for month, names in (("may", ["red", "green"]), ("june", ["red", "blue"])):
+        shutil.copytree(tiny.image_folder(tmp_path / f"all-{month}", names) / "train", tmp_path / f"months/{month}")
+    (tmp_path / "months/notes").mkdir()
+    new = ("--backbone", tiny_clip, "--set", "random_features=16")
+    refused = everclip("learn", "model", "months", *new)
+    assert refused.code == 2
+    assert all(words in refused.err for words in ("'june' and 'may' may be classes", "--tasks FOLDER", '"classes" in'))
+    answer = everclip("learn", "model", "--tasks", "months", *new, "--json")
+    assert answer.code == 0, answer.err
+    assert [(line["task"], line["new_classes"]) for line in answer.lines] == [
+        ("june", ["blue", "red"]),
+        ("may", ["green", "red"]),
+    ]
+    again = everclip("learn", "model", "--tasks", "months", "--set", "random_features=16")
+    assert again.out.count("0 new and 2 known classes") == 2
+    (tmp_path / "months/dataset.json").write_text('{"classes": ["may", "june"]}')
+    answer = everclip("learn", "model", "months", "--json")
+    assert answer.lines[0]["new_classes"] == ["may", "june"]
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["learn", "m"], "a FOLDER, or --tasks"),
+        (["learn", "m", "FOLDER", "--tasks", "FOLDER"], "give one of them"),
+        (["learn", "m", "--tasks", "FOLDER", "--name", "x"], "--name names one task"),
+        (["learn", "m", "--tasks", "empty"], "holds no folder with images"),
+        (["learn", "m", "--tasks", "nowhere"], "cannot list the folder nowhere"),
+    ],
+)
+def test_refused_lessons(everclip: Everclip, folder: Path, args: list[str], words: str) -> None:
+    Path("empty/task").mkdir(parents=True)
+    answer = everclip(*(folder if arg == "FOLDER" else arg for arg in args))
+    assert (answer.code, answer.out) == (2, "")
+    assert words in answer.err
+    assert not Path("m").exists()
+
+
+def test_what_is_left_out_is_told(everclip: Everclip, model: Path, folder: Path, tmp_path: Path) -> None:
+    album = Path(shutil.copytree(folder, tmp_path / "album"))
+    for number in range(3):
+        (album / f"test/red/{number}.mov").write_bytes(b"film")
+    (album / "train/green/1.xmp").write_bytes(b"notes")
+    left = "4 files left out: 3 .mov, 1 .xmp"
+    learned = everclip("learn", model, album)
+    first = learned.err.splitlines()[0]
+    assert all(
+        words in first for words in ("12 images of 2 classes to learn (green 6, red 6)", "without 6 of test", left)
+    )
+    report = everclip("learn", model, album, "--json").lines[0]
+    assert (report["left_out"], report["said"]) == ({".mov": 3, ".xmp": 1}, left)
+    assert left in everclip("evaluate", model, album).err
+    assert left in everclip("predict", model, album).err
+
+
+def test_labels_may_have_commas(everclip: Everclip, model: Path, folder: Path) -> None:
+    image = next((folder / "test/red").iterdir())
+    tench = ("--label", "tench, Tinca tinca", "--label", "b")
+    answer = everclip("predict", model, image, *tench, "--labels", "c,d", "--only", "--json")
+    assert {entry["label"] for entry in answer.lines[0]["top"]} == {"tench, Tinca tinca", "b", "c", "d"}
+    report = json.loads(everclip("export", model, "answers.onnx", *tench, "--only", "--json").out)
+    assert [label for label, _ in report["columns"]] == ["tench, Tinca tinca", "b"]

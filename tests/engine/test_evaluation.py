@@ -119,7 +119,7 @@ def evaluator(tests: list[TestSet], method: Method, selector: Selector | None = 
 
 @pytest.fixture
 def by_hand() -> Evaluator:
-    """Classes cat, dog | car, Cat on the four axes; each image lies on one axis, with something of another."""
+    """Classes wild cat, dog | car, Wild_Cat on four axes; each image lies on one axis, with something of another."""
     axes = torch.eye(4)
     cat, dog, car, other_cat = axes
     images = torch.stack(
@@ -131,7 +131,7 @@ def by_hand() -> Evaluator:
             0.5 * car + 0.8 * other_cat,  # a car taken for the other class of its own task
         ]
     )
-    infos = [info(0, "cat", "dog"), info(1, "car", " Cat")]
+    infos = [info(0, "wild cat", "dog"), info(1, "car", " Wild_Cat")]
     classes = {(0, 0): axes[:2], (0, 1): axes[2:]}
     return evaluator(test_sets(infos, [[0, 1, 1], [0, 0]]), Stub({0: images, ORIGINAL: images}, classes, False))
 

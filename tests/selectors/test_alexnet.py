@@ -13,7 +13,7 @@ from torchvision.models import AlexNet_Weights, alexnet
 
 from everclip.backbone import Backbone
 from everclip.backbone.features import FrozenFeatures
-from everclip.data import Images, LabeledEmbeddings, read_unlabeled, viewed
+from everclip.data import Images, LabeledEmbeddings, read_images, viewed
 from everclip.errors import InputError
 from everclip.selectors.alexnet import SMALLEST, AlexNet
 from everclip.selectors.ddas import DDAS, DDASConfig
@@ -42,7 +42,7 @@ def pictures(tiny_clip: Path, tmp_path: Path) -> tuple[Images, Backbone]:
 
 
 def views(folder: Path, backbone: Backbone) -> Images:
-    return viewed(read_unlabeled(tiny.image_folder(folder, ["red", "green"])), backbone.view)
+    return viewed(read_images(tiny.image_folder(folder, ["red", "green"])).images, backbone.view)
 
 
 @pytest.mark.parametrize(("size", "patch", "width"), [(31, 31, 256), (64, 32, 2304), (224, 112, 43264)])

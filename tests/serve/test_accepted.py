@@ -173,7 +173,7 @@ def test_lessons_are_learned_in_the_order_in_which_they_were_accepted(model: Pat
         for _, (path, content) in lesson(folders[0]):
             with each.add(path) as file:
                 file.write(content)
-        each.accept(name)
+        each.accept(name, name)
         jobs.append(each.job)
     with Service(model, device="cpu") as service:
         assert [ended(service, job) for job in jobs] == ["done"] * 3
@@ -239,3 +239,24 @@ def test_the_folder_of_a_lesson_is_that_of_its_learner_and_hidden(model: Path) -
     Learner.load(model).save(model)
     assert isinstance(folder, Lesson)
     assert kept(model) != []
+
+
+def test_what_was_sent_is_read_again_as_it_was_meant(model: Path, folders: list[Path]) -> None:
+    """The rule on folders needs the paths, the folder's name, and what was no photo."""
+    each = Lessons(model).new()
+    sent = [(f"shades/{path}", content) for _, (path, content) in lesson(folders[0])]
+    more = [("shades/dataset.json", b'{"class_names": {"red": "rosso"}}'), ("shades/red/film.mov", b"film")]
+    for path, content in (*sent, *more):
+        with each.add(path) as file:
+            file.write(content)
+    assert len(each) == len(sent) + 2
+    each.accept("colori", "shades")
+    again = Lesson(each._folder)
+    again.read()
+    for found in (each.found(), again.found()):
+        assert "rosso" in found.class_names
+        assert (len(found), found.left_out) == (len(sent), {".mov": 1})
+        assert {entry.origin for entry in found.entries} == {path for path, _ in sent}
+    with Service(model, device="cpu") as service:
+        assert ended(service, each.job) == "done"
+        assert "1 file left out: 1 .mov" in service.job(each.job).message

@@ -214,7 +214,13 @@ def test_nobody_else_changes_the_directory_meanwhile(serving: Serving, model: Pa
         ("POST", "/predict/batch", {"data": {"labels": "a"}}, 422, "the request has no files"),
         ("POST", "/tasks", {"data": {"name": "x"}}, 400, "the form has no files"),
         ("POST", "/tasks", {"files": [("files", ("a/b.png", b"x"))]}, 400, "the form has no field name"),
-        ("POST", "/tasks", {"data": {"name": "x"}, "files": [("files", ("b.png", b"x"))]}, 400, "'b.png' has no class"),
+        (
+            "POST",
+            "/tasks",
+            {"data": {"name": "x"}, "files": [("files", ("b.png", b"x"))]},
+            400,
+            "the form has no class",
+        ),
         ("POST", "/tasks", {"content": b"text"}, 400, "the form has no field name"),
         ("DELETE", "/tasks/none", {}, 400, "there is no task 'none'"),
         ("GET", "/jobs/none", {}, 404, "there is no job 'none'"),
@@ -438,3 +444,42 @@ def test_the_reference_is_text_wherever_it_comes_from() -> None:
 
     page = reference(app.openapi())
     assert not re.search(r"<(script|b|img|i|u)>x|<img|<u>|<i>", page)
+
+
+# -- labels and paths --------------------------------------------------------------------------------------------------
+
+TENCH = "tench, Tinca tinca"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"label": [TENCH, "b"]},
+        {"labels": [TENCH, "b"]},
+        {"labels": f'["{TENCH}", "b"]'},
+        {"label": TENCH, "labels": "b"},
+    ],
+)
+def test_labels_may_have_commas(client: TestClient, folders: list[Path], sent: dict) -> None:
+    image = photos(folders[0])[0].read_bytes()
+    one = client.post("/predict", params={**sent, "only": "true"}, content=image).json()
+    (several,) = client.post(
+        "/predict/batch", files=[("files", ("a.png", image))], data={**sent, "only": "true"}
+    ).json()["answers"]
+    for answer in (one, several):
+        assert {candidate["label"] for candidate in answer["top"]} == {TENCH, "b"}
+
+
+@pytest.mark.parametrize(("text", "sentence"), [('["a"', "begins like a JSON list"), ('["a", 2]', "one of texts")])
+def test_labels_that_are_no_json(client: TestClient, text: str, sentence: str) -> None:
+    answer = client.post("/predict", params={"labels": text}, content=b"x")
+    assert answer.status_code == 400
+    assert sentence in answer.json()["error"]
+
+
+def test_a_card_in_the_form_is_read(client: TestClient, folders: list[Path]) -> None:
+    card = ("files", ("paint/dataset.json", b'{"class_names": {"red": "rosso"}}'))
+    form = [("files", (f"paint/{path}", content)) for _, (path, content) in lesson(folders[0])]
+    job = client.post("/tasks", data={"name": "colori", "folder": "paint"}, files=[card, *form]).json()["job"]
+    assert finished(client, job)["state"] == "done"
+    assert "rosso" in client.get("/tasks").json()["tasks"][-1]["classes"]

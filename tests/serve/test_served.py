@@ -70,7 +70,8 @@ def test_what_is_wrong_is_one_sentence(
 def test_the_page_asks_teaches_and_forgets(start: Start, model: Path, folders: list[Path], tmp_path: Path) -> None:
     api = pytest.importorskip("playwright.sync_api")
     lesson = tmp_path / "shades"
-    shutil.copytree(folders[0] / "train", lesson)
+    shutil.copytree(folders[0], lesson / "shades")  # doubled and divided, as archives unpack; and with a film
+    (lesson / "shades/train/red/film.mov").write_bytes(b"film")
     address, _ = start(str(model), "--token", "secret")
     with api.sync_playwright() as play:
         browser = play.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
@@ -84,7 +85,7 @@ def test_the_page_asks_teaches_and_forgets(start: Start, model: Path, folders: l
 
         shown = [photos(folders[0])[0], tmp_path / "broken.png"]
         shown[1].write_bytes(b"no image")
-        page.fill("#labels", "a house")
+        page.fill("#labels", "a house; tench, Tinca tinca")
         page.set_input_files("#photos", shown)
         answers = page.locator(".answer")
         api.expect(answers).to_have_count(2)
@@ -94,8 +95,11 @@ def test_the_page_asks_teaches_and_forgets(start: Start, model: Path, folders: l
 
         page.set_input_files("#folder", lesson)
         api.expect(page.locator("#job")).to_contain_text("learned", timeout=30_000)
+        api.expect(page.locator("#job")).to_contain_text("1 file left out: 1 .mov")
         api.expect(page.locator("#tasks tr")).to_have_count(len(folders) + 1)
         api.expect(page.locator("#tasks tr").last).to_contain_text("shades")
+        api.expect(page.locator("#tasks tr").last).to_contain_text(str(len(photos(folders[0], "train"))))
+        api.expect(page.locator("#tasks tr").last).to_contain_text("blue, green, red")
 
         page.on("dialog", lambda dialog: dialog.accept())
         page.locator("#tasks tr").last.get_by_role("button").click()

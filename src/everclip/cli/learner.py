@@ -16,19 +16,27 @@ from everclip.registry import entered
 from everclip.system.display import Display, on_screen, printed, say, say_json, visible
 
 if TYPE_CHECKING:
+    from everclip.data import Found
     from everclip.learner import Learner, LearnReport, Prediction
 
 ModelDir = Annotated[Path, path_argument("MODEL_DIR", "The learner's directory; `learn` makes it.")]
 Labeled = Annotated[Path, path_argument("FOLDER", "DIR/CLASS/… or DIR/train/CLASS/… and DIR/test/CLASS/…")]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
 LabelsOption = Annotated[str | None, typer.Option("--labels", metavar="A,B,…", help="What else it may be.")]
-OnlyOption = Annotated[bool, typer.Option("--only", help="It is one of --labels.")]
+LabelOption = Annotated[
+    list[str] | None,
+    typer.Option("--label", metavar="A", help="The same, one by one: for labels with a comma; repeatable."),
+]
+OnlyOption = Annotated[bool, typer.Option("--only", help="It is one of --labels and --label.")]
 ClosedOption = Annotated[bool, typer.Option("--closed", help="It is something learned, whatever it looks like.")]
 
 
 def learn(
     model_dir: ModelDir,
-    folder: Labeled,
+    folder: Annotated[Path | None, path_argument("FOLDER", "DIR/CLASS/… or DIR/train/CLASS/…")] = None,
+    tasks: Annotated[
+        Path | None, path_option("In place of FOLDER: a folder of tasks, TASKS/TASK/CLASS/…, each with its name.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Of the task; by default that of the folder.")] = None,
     backbone: Annotated[
         str | None, typer.Option(help="The first time: embedded · ARCH/TAG · ARCH/FILE · hf-hub:ORG/NAME · a folder.")
@@ -41,31 +49,35 @@ def learn(
     as_json: AsJson = False,
 ) -> None:
     """Learn a folder of images, as a new task or as more of a known one; the images are not needed afterwards."""
-    from everclip.data import read_folder
     from everclip.learner import Learner, LearnerDirectory
 
     chosen = {"backbone": backbone, "method": method}
     values = entered(given({key: value for key, value in chosen.items() if value is not None}, settings or []))
-    task = name or read_folder(folder, test_fraction=0, least_classes=1).name
+    lessons = _lessons(folder, tasks, name)
     display, device = Display(), device or "auto"
     directory = LearnerDirectory(model_dir)
-    if directory.exists():
-        with Learner.edit(model_dir, device, display) as learner:
-            _refuse_changes(learner, values, directory.path)
-            report = learner.learn(task, folder)
-    else:
+    if not directory.exists():
         directory.refuse_foreign_files()
         directory.require_writable()
         learner = Learner.create(**_first(values), device=device, display=display)
-        report = learner.learn(task, folder)
+        report = _learned(learner, *lessons.pop(0), display, as_json)
         learner.save(model_dir, replace=False)
-    _tell(report, display, as_json)
+        _tell(report, display, as_json)
+    if lessons:
+        with directory:
+            learner = Learner.load(model_dir, device=device, display=display)
+            _refuse_changes(learner, values, directory.path)
+            for task, found in lessons:
+                report = _learned(learner, task, found, display, as_json)
+                learner.save_in(directory)  # what is learned stays, whatever becomes of the next task
+                _tell(report, display, as_json)
 
 
 def predict(
     model_dir: ModelDir,
     images: Annotated[list[Path], path_argument("IMAGE…", "Files, or folders of them at any depth.")],
     labels: LabelsOption = None,
+    label: LabelOption = None,
     only: OnlyOption = False,
     closed: ClosedOption = False,
     top_k: Annotated[int, typer.Option(min=1, help="Candidates to name.")] = 5,
@@ -76,13 +88,13 @@ def predict(
     from everclip.data import BadImage
     from everclip.learner import Learner
 
-    paths = _files(images)
     display = Display()
+    paths = _files(images, display)
     learner = Learner.load(model_dir, device=device or "auto", display=display)
     bad = 0
     # A bar between lines on one screen would only be in their way.
     shown = contextlib.nullcontext(lambda done, total: None) if on_screen() else display.bar("predicting")
-    answers = learner.predict_files(paths, _labels(labels), only=only, closed=closed, top_k=top_k)
+    answers = learner.predict_files(paths, _labels(labels, label), only=only, closed=closed, top_k=top_k)
     with shown as bar:
         for done, (path, answer) in enumerate(answers, 1):
             bar(done, len(paths))
@@ -158,6 +170,8 @@ def evaluate(model_dir: ModelDir, folder: Labeled, device: DeviceOption = None, 
     found = Learner.load(model_dir, device=device or "auto", display=display).evaluate(folder)
     for name, reason in found.skipped:
         display.note(visible(f"skipped {name}: {reason}"))
+    if found.said and not as_json:
+        display.note(visible(f"{folder}: {found.said}"))
     if as_json:
         say_json(asdict(found), indent=1)
         return
@@ -173,6 +187,7 @@ def export(
     model_dir: ModelDir,
     file: Annotated[Path, path_argument("FILE.onnx", "What to write.")],
     labels: LabelsOption = None,
+    label: LabelOption = None,
     only: OnlyOption = False,
     closed: ClosedOption = False,
     compare_on: Annotated[
@@ -185,7 +200,8 @@ def export(
     from everclip.learner import Learner
 
     learner = Learner.load(model_dir, device="cpu")
-    report = learner.export(file, _labels(labels), only=only, closed=closed, compare_on=_files(compare_on or []))
+    compared = _files(compare_on or [], Display())
+    report = learner.export(file, _labels(labels, label), only=only, closed=closed, compare_on=compared)
     if as_json:
         say_json(asdict(report), indent=1)
         return
@@ -196,8 +212,32 @@ def export(
     )
 
 
-def _labels(text: str | None) -> list[str] | None:
-    return [label.strip() for label in text.split(",") if label.strip()] if text else None
+def _labels(text: str | None, whole: list[str] | None) -> list[str] | None:
+    """The labels of `--labels A,B` and of every `--label A`."""
+    return [*(label.strip() for label in (text or "").split(",") if label.strip()), *(whole or ())] or None
+
+
+def _lessons(folder: Path | None, tasks: Path | None, name: str | None) -> list[tuple[str, Found]]:
+    """What is to be learned: (task, images), read before anything is learned."""
+    from everclip.data import read, read_tasks
+
+    if (folder is None) == (tasks is None):
+        raise InputError("learn wants a FOLDER, or --tasks with a folder of tasks: give one of them.")
+    if tasks is None:
+        found = read(folder)
+        return [(name or found.name, found)]
+    if name is not None:
+        raise InputError("--name names one task, but --tasks names each by its folder; leave one of them out.")
+    return [(found.name, found) for found in read_tasks(tasks)]
+
+
+def _learned(learner: Learner, task: str, found: Found, display: Display, as_json: bool) -> LearnReport:
+    """Learn, after saying what."""
+    from everclip.data import brief
+
+    if not as_json:
+        display.note(brief(found))
+    return learner.learn(task, found)
 
 
 def _first(values: dict[str, Any]) -> dict[str, Any]:
@@ -237,15 +277,17 @@ def _said(answer: Prediction) -> dict[str, Any]:
     return {**asdict(answer), "top": top}
 
 
-def _files(given_paths: list[Path]) -> list[str]:
-    """Files as they are, folders as all images in them."""
-    from everclip.data import read_unlabeled
+def _files(given_paths: list[Path], display: Display) -> list[str]:
+    """Files as they are, folders as all images in them; what else lies there is told."""
+    from everclip.data import left_out_of, read_images
 
     files: list[str] = []
     for path in given_paths:
         if path.is_dir():
-            folder = read_unlabeled(path)
-            files += [folder.name(index) for index in range(len(folder))]
+            images, left_out = read_images(path)
+            files += [images.name(index) for index in range(len(images))]
+            if left_out:
+                display.note(f"{path}: {left_out_of(left_out)}")
         else:
             files.append(str(path))
     return files

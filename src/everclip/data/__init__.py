@@ -2,10 +2,13 @@
 
 from everclip.data.augment import TrainingView, training_batch
 from everclip.data.cache import CacheFile, cache_dir, cache_key, embedding_cache, streamed_cache, verify_cache
+from everclip.data.checking import brief
 from everclip.data.decode import IMAGE_SUFFIXES, load_rgb
+from everclip.data.door import How, ImageFolder, read, read_folder, read_images, read_paths, read_tasks
 from everclip.data.embeddings import EmbeddingData, LabeledEmbeddings, labeled_embeddings, read_embeddings
-from everclip.data.folders import FolderImages, ImageFolder, read_folder, read_unlabeled
-from everclip.data.given import DatasetImages, GivenImage, GivenImages, LabeledDataset, LabeledImages, labeled_images
+from everclip.data.folders import FolderImages
+from everclip.data.found import Entry, Found, LabeledImages, Unlabeled
+from everclip.data.given import DatasetImages, GivenImage, GivenImages, LabeledDataset
 from everclip.data.images import (
     DecodedImages,
     Images,
@@ -17,18 +20,21 @@ from everclip.data.images import (
     viewed,
     views,
 )
+from everclip.data.layout import CARD_NAME, left_out_of, steps_of
 from everclip.data.names import (
     DEFAULT_TEMPLATES,
     check_class_names,
     check_encodable,
     check_templates,
     plain_name,
+    shown_name,
     task_name,
 )
 from everclip.data.source import BadImage, ImageSource, Joined, Reduced, few_shot, split
 from everclip.data.texts import read_texts
 
 __all__ = [
+    "CARD_NAME",
     "DEFAULT_TEMPLATES",
     "IMAGE_SUFFIXES",
     "BadImage",
@@ -36,9 +42,12 @@ __all__ = [
     "DatasetImages",
     "DecodedImages",
     "EmbeddingData",
+    "Entry",
     "FolderImages",
+    "Found",
     "GivenImage",
     "GivenImages",
+    "How",
     "ImageFolder",
     "ImageSource",
     "Images",
@@ -48,8 +57,10 @@ __all__ = [
     "LabeledImages",
     "Reduced",
     "TrainingView",
+    "Unlabeled",
     "View",
     "ViewedImages",
+    "brief",
     "cache_dir",
     "cache_key",
     "check_class_names",
@@ -60,14 +71,19 @@ __all__ = [
     "embedding_cache",
     "few_shot",
     "labeled_embeddings",
-    "labeled_images",
+    "left_out_of",
     "load_rgb",
     "plain_name",
+    "read",
     "read_embeddings",
     "read_folder",
+    "read_images",
+    "read_paths",
+    "read_tasks",
     "read_texts",
-    "read_unlabeled",
+    "shown_name",
     "split",
+    "steps_of",
     "streamed_cache",
     "task_name",
     "training_batch",

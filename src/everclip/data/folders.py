@@ -1,27 +1,26 @@
-"""A dataset as people keep it: a folder with one sub-folder of images per class, or of images without labels."""
+"""A folder as people keep it: one with a sub-folder of images per class, or of images without labels."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from everclip.data.decode import IMAGE_SUFFIXES, load_rgb
-from everclip.data.names import DEFAULT_TEMPLATES, check_class_names, check_templates
-from everclip.data.source import ImageSource, split
+from everclip.data.decode import load_rgb
+from everclip.data.found import Listed, Unlabeled
+from everclip.data.glance import glance_at
+from everclip.data.labels import Labels
+from everclip.data.layout import CARD_NAME, PART_ORDER, Layout, Place, arrange, is_passed_over, kind_of, refuse_tasks
+from everclip.data.names import DEFAULT_TEMPLATES, check_templates, plain_name
+from everclip.data.source import Glance, ImageSource
 from everclip.errors import InputError
 from everclip.system.paths import expanded
-
-CARD_NAME = "dataset.json"
-TRAIN_FOLDER = "train"
-TEST_FOLDERS = ("test", "val", "validation")
-"""In order of preference: a folder that has both `test` and `val` is tested on `test`."""
 
 
 class FolderImages(ImageSource):
@@ -30,15 +29,17 @@ class FolderImages(ImageSource):
     Args:
         paths: N files.
         labels: (N,) integers.
+        names: what messages call the images; by default the paths.
     """
 
-    def __init__(self, paths: Sequence[str], labels: np.ndarray) -> None:
+    def __init__(self, paths: Sequence[str], labels: np.ndarray, names: Sequence[str] | None = None) -> None:
         self._paths = list(paths)
+        self._names = self._paths if names is None else list(names)
         self.labels = np.asarray(labels, dtype=np.int64)
 
     def name(self, index: int) -> str:
-        """Return the file's path."""
-        return self._paths[index]
+        """Return the file's path, or the name that it was given."""
+        return self._names[index]
 
     def digest(self, index: int) -> str:
         """Return the hex BLAKE2b-128 of the file's bytes, or of the error that reading it gives."""
@@ -50,22 +51,22 @@ class FolderImages(ImageSource):
 
     def decode(self, index: int) -> Image.Image:
         """Return the image, mode RGB and upright; see `load_rgb` for what raises BadImage."""
-        return load_rgb(self._paths[index], self._paths[index])
+        return load_rgb(self._paths[index], self.name(index))
+
+    def glance(self, index: int) -> Glance:
+        """Return what the file's header says; see `glance_at` for what raises BadImage."""
+        return glance_at(self._paths[index], self.name(index))
 
 
-@dataclass(frozen=True)
-class ImageFolder:
-    """A dataset read from a folder. `labels` of both parts index `class_names`."""
+class Card(BaseModel):
+    """`dataset.json`: every field is optional, and fields it does not know are ignored.
 
-    name: str
-    class_names: tuple[str, ...]
-    templates: tuple[str, ...]
-    train: ImageSource
-    test: ImageSource
-
-
-class _Card(BaseModel):
-    """`dataset.json`: every field is optional, and fields it does not know are ignored."""
+    Attributes:
+        name: of the data set.
+        classes: the class folders in label order.
+        class_names: class folder → the name that prompts use.
+        templates: prompts.
+    """
 
     model_config = ConfigDict(strict=True)
 
@@ -74,142 +75,201 @@ class _Card(BaseModel):
     class_names: dict[str, str] = {}
     templates: list[str] = list(DEFAULT_TEMPLATES)
 
+    @classmethod
+    def read(cls, content: bytes | None, where: str) -> Card:
+        """A card from the content of its file; an empty one where there is none.
 
-def read_folder(path: str | Path, seed: int = 0, test_fraction: float = 0.2, least_classes: int = 2) -> ImageFolder:
-    """Read a dataset laid out as `PATH/<class>/...`, or as `PATH/train/<class>/...` beside `PATH/test/...`.
+        Raises:
+            InputError: it is not valid.
+        """
+        if content is None:
+            return cls()
+        try:
+            card = cls.model_validate_json(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"])) or "the file"
+            raise InputError(f"{where} is not valid, {field}: {first['msg']}; correct it or remove it") from error
+        check_templates(card.templates, where)
+        return card
 
-    A folder per class is split by `split`; so is a `train` folder without `test`, `val` or `validation`
-    beside it. Images may lie at any depth below their class; symbolic links are followed; hidden names and
-    files of other kinds are ignored. Images are ordered by class, then by path.
 
-    An optional `PATH/dataset.json` gives `name`, `classes` (the class folders in label order), `class_names`
-    (from class folder to the name that prompts use) and `templates`. Without it, the name is the folder's,
-    the classes are the folders sorted, and underscores in a folder's name are spaces in the class name.
+def list_folder(path: str | Path) -> Listed:
+    """List a folder by the rule of `layout.py`; links are followed.
 
-    Args:
-        path: the dataset.
-        seed: of the split.
-        test_fraction: the part held out by the split; with 0 everything is in the training part.
-        least_classes: how many class folders there must be.
+    An optional `dataset.json` in the folder gives `name`, `classes` (the class folders in label order), `class_names`
+    (from class folder to the name that prompts use) and `templates`. Without it, the name is the folder's, and the
+    classes are the folders sorted.
 
     Raises:
         InputError: the folder, its layout or its `dataset.json` cannot be used.
     """
     root = expanded(path)
-    subfolders, _ = _listing(root)
-    card = _read_card(root / CARD_NAME)
-    test_folder = next((name for name in TEST_FOLDERS if name in subfolders), None)
-    # A class may be called "train" too: it is a part of the dataset only beside a test folder, or alone.
-    divided = TRAIN_FOLDER in subfolders and (test_folder is not None or len(subfolders) == 1)
-    train_root = root / TRAIN_FOLDER if divided else root
-    classes = _classes(train_root, card, root / CARD_NAME)
-    class_names = tuple(card.class_names.get(folder, folder.replace("_", " ")).strip() for folder in classes)
-    check_class_names(class_names, str(train_root), least_classes)
+    paths = [tuple(file.split(os.sep)) for file in _files_below(str(root))]
 
-    images = _list_images(train_root, classes)
-    for folder, count in zip(classes, np.bincount(images.labels, minlength=len(classes)), strict=True):
-        if count == 0:
-            raise InputError(f"the class folder {train_root / folder} has no image; add some or remove the folder")
-    train: ImageSource
-    test: ImageSource
-    if divided and test_folder is not None:
-        train, test = images, _read_test(root / test_folder, classes)
+    def card(inside: tuple[str, ...]) -> bytes | None:
+        file = root.joinpath(*inside, CARD_NAME)
+        try:
+            return file.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise InputError(f"cannot read {file} ({error.strerror}); make it readable or remove it") from error
+
+    def images(rows: Sequence[int]) -> ImageSource:
+        return FolderImages([str(root.joinpath(*paths[row])) for row in rows], np.zeros(len(rows), dtype=np.int64))
+
+    return list_paths(paths, images, card, root.resolve().name, str(root))
+
+
+def list_paths(
+    paths: Sequence[tuple[str, ...]],
+    images: Callable[[Sequence[int]], ImageSource],
+    card: Callable[[tuple[str, ...]], bytes | None],
+    called: str,
+    where: str,
+) -> Listed:
+    """List whatever has paths: the files of a folder, of an archive, of a request.
+
+    Args:
+        paths: of all files, relative to the source, as steps (`layout.steps_of`).
+        images: the images at some of these paths.
+        card: the content of `dataset.json` in the folder that these steps lead to; None where there is none.
+        called: what the source is called; a folder of that name in it is entered.
+        where: what messages call it.
+
+    Raises:
+        InputError: its layout or its `dataset.json` cannot be used.
+    """
+    layout = arrange(paths, called, where)
+    inside = layout.inside
+    content = card(())
+    if content is None and inside:
+        content = card(inside)
     else:
-        train, test = (images.select(part) for part in split(images, test_fraction, seed))
-    name = card.name or root.resolve().name
-    return ImageFolder(name, class_names, tuple(card.templates), train, test)
+        inside = ()
+    file = "/".join((where, *inside, CARD_NAME))
+    about = Card.read(content, file)
+    folders = list(dict.fromkeys(sorted(place.folder for place in layout.places)))
+    if about.classes is None:
+        refuse_tasks(layout, paths, where)
+    else:
+        to_learn = {place.folder for place in layout.places if place.part in ("train", None)}
+        folders = _in_order(about.classes, to_learn, folders, file, where)
+    number = {folder: index for index, folder in enumerate(folders)}
+    part_number = {part: index for index, part in enumerate(PART_ORDER)}
+
+    def order(place: Place) -> tuple[int, int, str]:
+        return part_number[place.part], number[place.folder], os.sep.join(paths[place.row])
+
+    places = sorted(layout.places, key=order)
+    templates = tuple(about.templates)
+    return Listed(
+        images([place.row for place in places]),
+        Labels(np.array([number[place.folder] for place in places], dtype=np.int64), tuple(folders)),
+        where,
+        [place.part for place in places],
+        layout.left_out,
+        name=about.name or called,
+        templates=templates if templates != DEFAULT_TEMPLATES else None,
+        renamed={folder: name for folder, name in about.class_names.items() if folder in number},
+        empty=layout.empty,
+        read_as=_read_as(layout, about),
+    )
 
 
-def read_unlabeled(path: str | Path) -> FolderImages:
-    """Read all images below a folder, at any depth, by path; every label is 0.
+def _read_as(layout: Layout, about: Card) -> str:
+    classes = f"classes as {CARD_NAME} lists them" if about.classes is not None else "every folder is a class"
+    if layout.parts:
+        parts = ", ".join(folder if folder == part else f"{folder} ({part})" for folder, part in layout.parts.items())
+        classes = f"divided into {parts}; in there {classes}"
+    return f"inside {'/'.join(layout.inside)}: {classes}" if layout.inside else classes
+
+
+def _in_order(classes: Sequence[str], to_learn: set[str], found: Sequence[str], file: str, where: str) -> list[str]:
+    """The class folders in the order of those that a card lists, after comparing the two."""
+    listed = {plain_name(name): name for name in classes}
+    if len(listed) < len(classes):
+        plain = [plain_name(name) for name in classes]
+        repeated = next(name for name in classes if plain.count(plain_name(name)) > 1)
+        raise InputError(f"{file} lists the class {repeated!r} twice; remove one")
+    there = {plain_name(folder) for folder in to_learn}
+    if missing := [name for name in classes if plain_name(name) not in there]:
+        raise InputError(f"{file} lists the class {missing[0]!r}, but {where} has no such folder of images; add it")
+    if unlisted := [folder for folder in found if plain_name(folder) not in listed]:
+        raise InputError(f"{where}: the folder {unlisted[0]} is not among the classes of {file}; list it or remove it")
+    place = {plain: index for index, plain in enumerate(listed)}
+    return sorted(found, key=lambda folder: place[plain_name(folder)])
+
+
+def list_unlabeled(path: str | Path) -> Unlabeled:
+    """All images below a folder, at any depth, by path; every label is 0.
 
     Raises:
         InputError: there is no such folder, it cannot be listed, or it holds no image.
     """
     root = expanded(path)
-    paths = sorted(_images_below(str(root)))
+    left_out: Counter[str] = Counter()
+    paths = []
+    for file in _files_below(str(root)):
+        kind = kind_of(file)
+        if kind is None:
+            paths.append(os.path.join(str(root), file))
+        elif not is_passed_over(os.path.basename(file)):
+            left_out[kind] += 1
     if not paths:
         raise InputError(f"the folder {root} has no image at any depth; add some or name another folder")
-    return FolderImages(paths, np.zeros(len(paths), dtype=np.int64))
+    return Unlabeled(FolderImages(paths, np.zeros(len(paths), dtype=np.int64)), left_out)
 
 
-def _read_card(path: Path) -> _Card:
-    try:
-        card = _Card.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return _Card()
-    except OSError as error:
-        raise InputError(f"cannot read {path} ({error.strerror}); make it readable or remove it") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "the file"
-        raise InputError(f"{path} is not valid, {field}: {first['msg']}; correct it or remove it") from error
-    check_templates(card.templates, str(path))
-    return card
+def subfolders(path: str | Path) -> list[Path]:
+    """The folders in a folder, sorted, without hidden ones and those of systems.
+
+    Raises:
+        InputError: it cannot be listed.
+    """
+    root = expanded(path)
+    return [root / name for name in _listing(str(root))[0]]
 
 
-def _classes(train_root: Path, card: _Card, card_path: Path) -> list[str]:
-    """Return the class folders in label order, after comparing them with those that the card lists."""
-    found, _ = _listing(train_root)
-    if not found:
-        raise InputError(f"{train_root} has no class folder; put the images of each class into a folder of its own")
-    if card.classes is None:
-        return found
-    if repeated := [name for name in card.classes if card.classes.count(name) > 1]:
-        raise InputError(f"{card_path} lists the class {repeated[0]!r} twice; remove one")
-    if missing := [name for name in card.classes if name not in found]:
-        raise InputError(f"{card_path} lists the class {missing[0]!r}, but {train_root} has no such folder; add it")
-    if unlisted := [name for name in found if name not in card.classes]:
-        raise InputError(f"{train_root / unlisted[0]} is not among the classes of {card_path}; list it or remove it")
-    return card.classes
+def has_image(path: Path) -> bool:
+    """Whether an image lies in a folder, at any depth.
+
+    Raises:
+        InputError: it cannot be listed.
+    """
+    return any(kind_of(file) is None for file in _walk(str(path), ""))
 
 
-def _read_test(test_root: Path, classes: Sequence[str]) -> FolderImages:
-    folders, _ = _listing(test_root)
-    if unknown := [name for name in folders if name not in classes]:
-        raise InputError(f"{test_root / unknown[0]} is a class that the training part lacks; rename or remove it")
-    images = _list_images(test_root, classes)
-    if not len(images):
-        raise InputError(f"{test_root} has no image; add test images, or remove it to split the training part")
-    return images
+def _files_below(root: str) -> list[str]:
+    """The files at any depth, relative to the root, sorted by path; nothing hidden."""
+    return sorted(_walk(root, ""))
 
 
-def _list_images(root: Path, classes: Sequence[str]) -> FolderImages:
-    """List the images below each class folder that exists, sorted by label and then by path."""
-    paths: list[str] = []
-    labels: list[int] = []
-    for label, folder in enumerate(classes):
-        if (root / folder).exists():
-            found = sorted(_images_below(str(root / folder)))
-            paths += found
-            labels += [label] * len(found)
-    return FolderImages(paths, np.array(labels, dtype=np.int64))
-
-
-def _images_below(folder: str, above: tuple[str, ...] = ()) -> Iterator[str]:
-    """Yield the image files at any depth. `above` is the way down to here, to end loops of symbolic links."""
+def _walk(root: str, below: str, above: tuple[str, ...] = ()) -> Iterator[str]:
+    """Yield the files at any depth. `above` is the way down to here, to end loops of symbolic links."""
+    folder = os.path.join(root, below) if below else root
     here = os.path.realpath(folder)
     if here in above:
         return
-    subfolders, files = _listing(folder)
+    folders, files = _listing(folder)
     for name in files:
-        if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
-            yield os.path.join(folder, name)
-    for name in subfolders:
-        yield from _images_below(os.path.join(folder, name), (*above, here))
+        yield os.path.join(below, name)
+    for name in folders:
+        yield from _walk(root, os.path.join(below, name), (*above, here))
 
 
-def _listing(folder: str | Path) -> tuple[list[str], list[str]]:
-    """Return the names of the sub-folders, sorted, and of the files in a folder, without hidden ones."""
-    subfolders: list[str] = []
+def _listing(folder: str) -> tuple[list[str], list[str]]:
+    """Return the names of the sub-folders, sorted, and of the files in a folder, without what is passed over."""
+    folders: list[str] = []
     files: list[str] = []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if not entry.name.startswith("."):
-                    (subfolders if entry.is_dir() else files).append(entry.name)
+                if not is_passed_over(entry.name):
+                    (folders if entry.is_dir() else files).append(entry.name)
     except OSError as error:
         raise InputError(
             f"cannot list the folder {folder} ({error.strerror}); check the path and its permissions"
         ) from error
-    return sorted(subfolders), files
+    return sorted(folders), files

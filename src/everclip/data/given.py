@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 from PIL import Image
 
 from everclip.data.arrays import ArrayImages
 from everclip.data.decode import as_rgb, load_rgb
-from everclip.data.folders import read_folder
-from everclip.data.labels import Labels, among, read_labels
-from everclip.data.names import DEFAULT_TEMPLATES
+from everclip.data.found import Listed
+from everclip.data.labels import Labels, NoLabel, as_labels, first_name, label_of, read_labels
 from everclip.data.source import BadImage, ImageSource
 from everclip.errors import InputError
 from everclip.system.paths import expanded
@@ -91,31 +89,24 @@ class LabeledDataset(Protocol):
 
 
 class DatasetImages(ImageSource):
-    """A data set in the manner of torch, without a transform that makes tensors or draws at random.
+    """The images of a data set in the manner of torch, without a transform that makes tensors or draws at random.
 
     Args:
-        dataset: read from one thread at a time, for not all of them allow more; its labels are taken from `targets`
-            where it has them, else every item is read once for its label.
+        dataset: read from one thread at a time, for not all of them allow more.
         called: what the names of its images begin with.
-
-    Raises:
-        InputError: an item without a label, or a label that is no place in `classes`.
+        items: which of its items; all by default.
     """
 
-    def __init__(self, dataset: LabeledDataset, called: str = "") -> None:
+    def __init__(self, dataset: LabeledDataset, called: str = "", items: Sequence[int] | None = None) -> None:
         self._dataset = dataset
         self._called = called
+        self._items = range(len(dataset)) if items is None else items
         self._one_at_a_time = threading.Lock()
-        self.said = Labels(read_labels(_targets(dataset), "the data set").places, None)
-        names = listed_classes(dataset)
-        if names is not None:
-            self.said = self.said._replace(class_names=names)
-            among(self.said._replace(class_names=None), names, "the data set")
-        self.labels = self.said.places
+        self.labels = np.zeros(len(self._items), dtype=np.int64)
 
     def name(self, index: int) -> str:
-        """Return `item INDEX`."""
-        return f"{self._called}item {index}"
+        """Return `item INDEX`, as the data set counts."""
+        return f"{self._called}item {self._items[index]}"
 
     def digest(self, index: int) -> str:
         """Return the hex BLAKE2b-128 of the pixels, or of what is wrong with them."""
@@ -132,37 +123,123 @@ class DatasetImages(ImageSource):
             BadImage: the data set can't read it, or gives something else than a PIL image or an array.
         """
         name = self.name(index)
-        try:
-            with self._one_at_a_time:
-                image = self._dataset[index][0]
-        except (OSError, ValueError, SyntaxError) as error:
-            raise BadImage(name, f"the data set can't read it ({error})") from error
+        with self._one_at_a_time:
+            image, _ = _item(self._dataset, self._items[index], name)
         return _rgb(image, name)
 
 
 def listed_classes(given: object) -> tuple[str, ...] | None:
-    """The class names that a data set lists, or the one that it is a `Subset` of; None where it lists none."""
-    listed = getattr(given, "classes", None)
+    """The class names that a data set lists, or those that a `Subset` or a `ConcatDataset` is of; None: it lists none.
+
+    Of synonyms it is the first.
+    """
+    listed: Any = getattr(given, "classes", None)
     if listed is None and hasattr(given, "dataset") and hasattr(given, "indices"):
         return listed_classes(given.dataset)
-    return None if listed is None else tuple(str(name) for name in listed)
+    if listed is None and isinstance(parts := getattr(given, "datasets", None), list | tuple):
+        each = {listed_classes(part) for part in parts}
+        return each.pop() if len(each) == 1 else None
+    if isinstance(listed, Mapping):  # number → name, or name → number
+        numbers = listed if all(isinstance(key, int) for key in listed) else {at: name for name, at in listed.items()}
+        listed = [numbers[at] for at in sorted(numbers)]
+    if isinstance(listed, str) or not hasattr(listed, "__iter__"):  # nothing, or something else of that name
+        return None
+    return tuple(first_name(name) for name in listed)
+
+
+def list_dataset(dataset: LabeledDataset, called: str = "") -> Listed:
+    """List a data set in the manner of torch: what its items say, with its `target_transform`.
+
+    Labels are taken from `targets` where it has them, else every item is read once for its label. An item that can't
+    be read or has no label is left out.
+
+    Args:
+        dataset: see `DatasetImages`.
+        called: what the names of its images begin with.
+
+    Raises:
+        InputError: no item has a label, or one is no place in its `classes`.
+    """
+    where = "the data set"
+    names = listed_classes(dataset)
+    said, items, broken = [], [], []
+    for index, target in enumerate(_targets(dataset)):
+        name = f"{called}item {index}"
+        try:
+            said.append(label_of(_item(dataset, index, name)[1] if target is _UNKNOWN else target, names))
+            items.append(index)
+        except NoLabel as error:
+            broken.append((name, f"it has {error}"))
+        except BadImage as error:
+            broken.append((name, error.reason))
+    if not said:
+        first = f" (the first, {broken[0][0]}: {broken[0][1]})" if broken else ""
+        raise InputError(f"none of the {len(broken)} items of {where} has a label that can be read{first}.")
+    for index, label in zip(items, said, strict=True):
+        if names is not None and not isinstance(label, str) and not 0 <= label < len(names):
+            raise InputError(
+                f"item {index} of {where} has the label {label}, but its classes have the labels 0 to {len(names) - 1}."
+            )
+    labels = as_labels(said, where)
+    if labels.class_names is None and names is not None:
+        labels = Labels(labels.places, names)
+    return Listed(DatasetImages(dataset, called, items), labels, where, broken=broken)
+
+
+_UNKNOWN = object()
+"""The target of an item that has to be read for it."""
+COMPARED = 3
+"""Items that are read to see that `targets` are what a data set gives."""
 
 
 def _targets(dataset: Any) -> Sequence[Any]:
-    """All labels, without reading an image where that can be avoided."""
+    """All targets as the items have them, without reading an image where that can be avoided.
+
+    A transform that nobody can call here (joint with the image, or under a name of its own) shows in the items alone,
+    so a few are compared.
+    """
+    known, unknown = _known_targets(dataset), [_UNKNOWN] * len(dataset)
+    if known is None:
+        return unknown
+    for index in np.unique(np.linspace(0, len(known) - 1, COMPARED).astype(int)).tolist() if len(known) else ():
+        try:
+            given = _item(dataset, index, "")[1]
+        except BadImage:
+            continue
+        if not _same(given, known[index]):
+            return unknown
+    return known
+
+
+def _known_targets(dataset: Any) -> Sequence[Any] | None:
     targets = getattr(dataset, "targets", None)
-    if targets is not None and len(targets) == len(dataset):
-        return targets if hasattr(targets, "shape") else list(targets)
+    if targets is not None and hasattr(targets, "__len__") and len(targets) == len(dataset):
+        transform = getattr(dataset, "target_transform", None)
+        return list(targets) if transform is None else [transform(target) for target in targets]
     if hasattr(dataset, "dataset") and hasattr(dataset, "indices"):
-        whole = _targets(dataset.dataset)
-        return [whole[index] for index in dataset.indices]
-    found = []
-    for index in range(len(dataset)):
+        whole = _known_targets(dataset.dataset)
+        return None if whole is None else [whole[index] for index in dataset.indices]
+    return None
+
+
+def _same(one: Any, other: Any) -> bool:
+    try:
+        return label_of(one) == label_of(other)
+    except NoLabel:
+        return bool(np.array_equal(np.asarray(one, dtype=object), np.asarray(other, dtype=object)))
+
+
+def _item(dataset: Any, index: int, name: str) -> tuple[Any, Any]:
+    """One (image, label) pair; data sets fail in their own ways, and one broken item must not end a lesson."""
+    try:
         item = dataset[index]
-        if not (isinstance(item, tuple | list) and len(item) >= 2):
-            raise InputError(f"item {index} of the data set is no pair (image, label).")
-        found.append(item[1])
-    return found
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise BadImage(name, f"the data set can't read it ({error or type(error).__name__})") from error
+    if not (isinstance(item, tuple | list) and len(item) >= 2):
+        raise BadImage(name, "it is no pair (image, label)")
+    return item[0], item[1]
 
 
 def _rgb(image: object, name: str) -> Image.Image:
@@ -182,77 +259,35 @@ def _content(image: Image.Image) -> bytes:
     return f"{image.size}".encode() + image.tobytes()
 
 
-@dataclass(frozen=True)
-class LabeledImages:
-    """Images with names for their labels.
-
-    Attributes:
-        source: the images; `labels` index `class_names`.
-        class_names: no two equal up to case and spaces.
-        templates: prompt templates, where the images came with some.
-    """
-
-    source: ImageSource
-    class_names: tuple[str, ...]
-    templates: tuple[str, ...] | None
-
-
-def labeled_images(
-    given: Any,
-    part: Literal["train", "test"] = "train",
-    class_names: Sequence[str] | None = None,
-    called: str = "",
-) -> LabeledImages:
-    """Labeled images in any of the forms that people have them in.
-
-    Args:
-        given: a folder (see `read_folder`), (image, label) pairs, a data set in the manner of torch, or a pair of
-            arrays: images (N, H, W, 3) or (N, H, W) uint8 and labels (N,). A label is a class name or a number.
-        part: of a folder that is divided into train and test; of any other, all images are meant.
-        class_names: what the labels shall count: a number is a place in it, and names are looked up in it. By default
-            the names of the data themselves, in the order of a folder or a data set, or in which they first appear.
-        called: what the names of images that are no files begin with.
+def list_arrays(given: tuple[np.ndarray, Any], called: str = "") -> Listed:
+    """List a pair of arrays: images (N, H, W, 3) or (N, H, W) uint8 and labels (N,).
 
     Raises:
-        InputError: it is none of these, or a folder, labels or class names that can't be used.
+        InputError: another shape or type, or not one label each.
     """
-    templates = None
-    source: ImageSource
-    if isinstance(given, str | Path):
-        folder = read_folder(given, test_fraction=0, least_classes=1)
-        templates = folder.templates if folder.templates != DEFAULT_TEMPLATES else None
-        source = folder.test if part == "test" and len(folder.test) else folder.train
-        said, where = Labels(source.labels, folder.class_names), str(given)
-    elif is_pair_of_arrays(given):
-        pixels, where = given[0], f"the array of {part} images"
-        said = read_labels(given[1], where)
-        if pixels.dtype != np.uint8 or not (pixels.ndim == 3 or (pixels.ndim == 4 and pixels.shape[3] == 3)):
-            raise InputError(f"{where} must be (N, H, W, 3) uint8, not {pixels.shape} {pixels.dtype}.")
-        if len(pixels) != len(said.places):
-            raise InputError(f"{where} holds {len(pixels)}, but there are {len(said.places)} labels; give one each.")
-        source = ArrayImages(f"{called}array", pixels, said.places)
-    elif isinstance(given, Sequence):
-        where = "the list of images"
-        for index, pair in enumerate(given):
-            if not (isinstance(pair, tuple | list) and len(pair) == 2):
-                raise InputError(f"item {index} of the list is no pair (image, class name), such as ('a.jpg', 'cat').")
-        said = read_labels([label for _, label in given], where)
-        source = GivenImages([image for image, _ in given], said.places, called)
-    elif hasattr(given, "__getitem__") and hasattr(given, "__len__"):
-        where = "the data set"
-        dataset = DatasetImages(given, called)
-        source, said = dataset, dataset.said
-    else:
-        raise InputError(
-            f"images of type {type(given).__name__} can't be read; give a folder, a list of (image, class name) pairs, "
-            "a pair of arrays, or a data set that is read by index."
-        )
-    labels, names = among(said, class_names, where)
-    if labels is not source.labels and not np.array_equal(labels, source.labels):
-        source = source.select(np.arange(len(source)), labels)
-    return LabeledImages(source, names, templates)
+    pixels, where = given[0], "the array of images"
+    said = read_labels(given[1], where)
+    if pixels.dtype != np.uint8 or not (pixels.ndim == 3 or (pixels.ndim == 4 and pixels.shape[3] == 3)):
+        raise InputError(f"{where} must be (N, H, W, 3) uint8, not {pixels.shape} {pixels.dtype}.")
+    if len(pixels) != len(said.places):
+        raise InputError(f"{where} holds {len(pixels)}, but there are {len(said.places)} labels; give one each.")
+    return Listed(ArrayImages(f"{called}array", pixels, said.places), said, where)
 
 
-def is_pair_of_arrays(given: object) -> bool:
+def list_pairs(given: Sequence[Any], called: str = "") -> Listed:
+    """List (image, label) pairs.
+
+    Raises:
+        InputError: an item is no pair, or its image or its label is none.
+    """
+    where = "the list of images"
+    for index, pair in enumerate(given):
+        if not (isinstance(pair, tuple | list) and len(pair) == 2):
+            raise InputError(f"item {index} of the list is no pair (image, class name), such as ('a.jpg', 'cat').")
+    said = read_labels([label for _, label in given], where)
+    return Listed(GivenImages([image for image, _ in given], said.places, called), said, where)
+
+
+def is_pair_of_arrays(given: object) -> TypeGuard[tuple[np.ndarray, Any]]:
     """Whether it is data in one array and labels beside it, and not a list of pairs."""
     return isinstance(given, tuple | list) and len(given) == 2 and isinstance(given[0], np.ndarray)

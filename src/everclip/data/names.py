@@ -1,7 +1,8 @@
-"""What every dataset must satisfy in its class names and prompt templates, wherever they come from."""
+"""When two class names are the same, how they are shown, and what every data set must satisfy in names and prompts."""
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 
 from everclip.errors import InputError
@@ -14,13 +15,26 @@ _JOINERS = "\u200c\u200d"
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 
 
+def shown_name(name: str) -> str:
+    """A class name as it is shown and put into prompts: `golden_retriever` as a caption would write it.
+
+    Unicode is composed (NFC: a file name from macOS comes in pieces), an underscore is a space, and runs of spaces are
+    one. Letters stay as they were given. What has nothing but spaces and underscores stays as it is.
+    """
+    composed = unicodedata.normalize("NFC", name)
+    return " ".join(composed.replace("_", " ").split()) or composed.strip()
+
+
 def plain_name(name: str) -> str:
-    """What makes two names the same: letter case and the number of spaces do not matter."""
-    return " ".join(name.split()).casefold()
+    """What makes two names the same: the form in which class names are compared, at every door.
+
+    Unicode form, letter case, underscores and the number of spaces do not matter.
+    """
+    return unicodedata.normalize("NFC", shown_name(name).casefold())
 
 
 def check_class_names(class_names: Sequence[str], where: str, least: int = 2) -> None:
-    """Require enough class names, none empty and no two the same up to letter case and spaces.
+    """Require enough class names, none empty and no two the same (`plain_name`).
 
     Args:
         class_names: the names.
@@ -41,8 +55,8 @@ def check_class_names(class_names: Sequence[str], where: str, least: int = 2) ->
         check_encodable(name, where)
         if plain in seen:
             raise InputError(
-                f"{where} has two classes that are equal up to case and spaces, {seen[plain]!r} and {name!r}; "
-                "rename one or merge them"
+                f"{where} has two classes that are equal up to case, spaces and underscores, {seen[plain]!r} and "
+                f"{name!r}; rename one or merge them"
             )
         seen[plain] = name
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -26,6 +27,17 @@ class BadImage(InputError):
 
     def __str__(self) -> str:
         return f"{self.name}: {self.reason}"
+
+
+class Glance(NamedTuple):
+    """What the header of an image says: width and height in pixels as stored, and bytes; 0 where there is no file.
+
+    Equal files have equal glances.
+    """
+
+    width: int
+    height: int
+    bytes: int
 
 
 class ImageSource(ABC):
@@ -62,6 +74,14 @@ class ImageSource(ABC):
             BadImage: the image cannot be read or decoded.
         """
 
+    def glance(self, index: int) -> Glance:
+        """Return what can be known of the image without decoding it; here it is decoded, for want of a header.
+
+        Raises:
+            BadImage: the image cannot be read, as far as its header tells.
+        """
+        return Glance(*self.decode(index).size, 0)
+
     def select(self, indices: Sequence[int] | np.ndarray, labels: np.ndarray | None = None) -> ImageSource:
         """Return a view of the images at `indices` (integers or a boolean mask), in that order.
 
@@ -94,6 +114,9 @@ class _Selection(ImageSource):
 
     def decode(self, index: int) -> Image.Image:
         return self._source.decode(int(self._indices[index]))
+
+    def glance(self, index: int) -> Glance:
+        return self._source.glance(int(self._indices[index]))
 
 
 class Joined(ImageSource):

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from everclip.data import LabeledEmbeddings, ViewedImages
+from everclip.data import LabeledEmbeddings, ViewedImages, plain_name
 from everclip.engine.answers import Classes, routed, shares
 from everclip.functional.ties import first_largest
 from everclip.methods import ORIGINAL, Method
@@ -74,7 +74,7 @@ class Evaluator:
         self.protocol = protocol
         self._classes = Classes([test.info for test in tests])
         numbers: dict[str, int] = {}
-        called = [numbers.setdefault(name.strip().casefold(), len(numbers)) for name in self._classes.names]
+        called = [numbers.setdefault(plain_name(name), len(numbers)) for name in self._classes.names]
         self._name_of = torch.tensor(called)
         self._embeddings: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}
 

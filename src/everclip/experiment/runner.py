@@ -21,8 +21,9 @@ from everclip.data import (
     ImageSource,
     Joined,
     ViewedImages,
+    left_out_of,
+    read_images,
     read_texts,
-    read_unlabeled,
 )
 from everclip.engine.batches import mix
 from everclip.engine.evaluation import Evaluator, Outcome, TestSet
@@ -159,7 +160,14 @@ class Experiment:
             )
         config.training.check_stream(self.stream.infos, self.method_type.all_at_once)
         self.method_type.check_requirements(config.setup)
-        unlabeled = read_unlabeled(config.setup.reference) if config.setup.reference else None
+        for task in self.stream.tasks:
+            if task.said:
+                display.note(f"{task.name}: {task.said}")
+        unlabeled = None
+        if config.setup.reference:
+            unlabeled, left_out = read_images(config.setup.reference)
+            if left_out:
+                display.note(f"reference images: {left_out_of(left_out)}")
         texts = read_texts(config.setup.reference_texts) if config.setup.reference_texts else None
         device = resolve_device(config.setup.device)
         with main_first():

@@ -30,13 +30,14 @@ from everclip.backbone import Backbone, Precision, resolve_device
 from everclip.backbone.features import BATCH, FrozenFeatures
 from everclip.data import (
     BadImage,
+    Found,
     GivenImage,
     GivenImages,
     ImageSource,
     LabeledDataset,
     check_templates,
-    labeled_images,
     plain_name,
+    read,
     view_pixels,
     views,
 )
@@ -50,15 +51,16 @@ from everclip.learner.knowledge import Knowledge
 from everclip.learner.lessons import lesson
 from everclip.learner.questions import Asked, Question, checked_labels, checked_task_name, predictions
 from everclip.learner.reports import Evaluation, ExportReport, ForgetReport, LearnedTask, LearnReport, Prediction
-from everclip.learner.storing import about, read, write
+from everclip.learner.storing import about, write
+from everclip.learner.storing import read as stored
 from everclip.system.display import Display
 from everclip.system.paths import expanded, temporary_folder
 
 WORKERS = min(8, os.cpu_count() or 1)
 """Threads that decode images; no result depends on it."""
 
-LearnableImages = str | Path | Sequence[tuple[GivenImage, str]] | LabeledDataset
-"""A folder, (image, class name) pairs, or a data set in the manner of torchvision; see `labeled_images`."""
+LearnableImages = str | Path | Sequence[tuple[GivenImage, str]] | LabeledDataset | Found
+"""A folder, (image, class name) pairs, a data set in the manner of torchvision, or what `read` made of one."""
 
 
 class Learner:
@@ -145,7 +147,7 @@ class Learner:
             name: of the task.
             images: a folder (if it is divided into train and test, its training part is learned), a list of (image,
                 class name) pairs where an image is a path, a PIL image or an array (H, W, 3) uint8, or a data set in
-                the manner of torchvision. Class names that differ only in case and spaces are the same class.
+                the manner of torchvision. Class names that differ only in case, spaces and underscores are one class.
             templates: prompts with one `{}` each; by default those of the folder's `dataset.json`, else the task's.
 
         Raises:
@@ -154,7 +156,8 @@ class Learner:
         """
         start = time.perf_counter()
         name = checked_task_name(name)
-        given = labeled_images(images)
+        found = read(images)
+        given = found.to_learn()
         if templates is not None:
             check_templates(templates, f"task '{name}'")
         before = self._knowledge
@@ -170,13 +173,15 @@ class Learner:
             task=name,
             images=len(taught.labels),
             held_out=len(taught.held_out),
-            skipped=taught.views.skipped,
+            skipped=[*found.broken, *taught.views.skipped],
             new_classes=tuple(new),
             known_classes=tuple(class_name for class_name in info.class_names if class_name not in new),
             moved=moved,
             watched=watched,
             accuracy=after.increments[-1].accuracy,
             seconds=time.perf_counter() - start,
+            left_out=dict(found.left_out),
+            said=found.said,
         )
 
     def forget(self, name: str) -> ForgetReport:
@@ -219,7 +224,7 @@ class Learner:
         Args:
             images: a path, a PIL image, an array (H, W, 3) uint8, or a list of these.
             labels: what else it may be, in addition to all learned classes. A label that equals the name of a learned
-                class, up to case and spaces, is that class; if several tasks have it, that of each.
+                class, whatever its case, spaces and underscores, is that class; if several tasks have it, that of each.
             only: the answer is one of `labels`.
             closed: the answer is one of the candidates, even if no `labels` are given and the image shows nothing that
                 was learned.
@@ -268,14 +273,15 @@ class Learner:
         """How well labeled images are answered. Candidates are all learned classes and those of the images.
 
         Args:
-            images: as for `learn`; if a folder is divided into train and test, its test part.
+            images: as for `learn`; if a folder is divided into parts, its test part, else its validation part.
 
         Raises:
             InputError: no usable image.
         """
-        given = labeled_images(images, part="test")
+        found = read(images)
+        given = found.to_judge()
         asked = self._question(given.class_names, only=False, closed=True)
-        right, skipped = {name: [0, 0] for name in given.class_names}, []
+        right, skipped = {name: [0, 0] for name in given.class_names}, list(found.broken)
         with self.display.bar("evaluating") as bar:
             for position, answer in enumerate(self._answers(given.source, asked, top_k=1)):
                 bar(position + 1, len(given.source))
@@ -291,7 +297,8 @@ class Learner:
             raise InputError(f"none of the {len(skipped)} images can be used (the first, {first}); repair them.")
         low, high = (100 * end for end in wilson_interval(correct, count))
         per_class = {name: (hits, total) for name, (hits, total) in right.items() if total}
-        return Evaluation(count, 100 * correct / count, (low, high), per_class, skipped)
+        accuracy, left_out = 100 * correct / count, dict(found.left_out)
+        return Evaluation(count, accuracy, (low, high), per_class, skipped, left_out, found.said)
 
     def _question(self, labels: Sequence[str] | None, only: bool, closed: bool) -> Question:
         return self._knowledge.question(checked_labels(labels, only), only, closed)
@@ -441,7 +448,7 @@ class Learner:
             InputError: no learner there, or no such backbone or device.
             EverclipError: a file is damaged, missing or of another version, or the backbone has other weights.
         """
-        return cls(read(LearnerDirectory(path), backbone, device), display)
+        return cls(stored(LearnerDirectory(path), backbone, device), display)
 
     @classmethod
     @contextlib.contextmanager
@@ -455,7 +462,7 @@ class Learner:
         directory = LearnerDirectory(path)
         directory.require()
         with directory:
-            learner = cls(read(directory, None, device), display)
+            learner = cls(stored(directory, None, device), display)
             yield learner
             learner.save_in(directory)
 

@@ -65,11 +65,13 @@ def question(
 
     Where nothing but learned classes can be the answer, the question is open, unless it is `closed`.
 
-    A label that equals the name of a learned class, up to case and spaces, is that class; where several tasks have it,
-    each one's.
+    A label that equals the name of a learned class (`plain_name`) is that class; where several tasks have it, each
+    one's. Labels that are equal are one, as it was given first.
     """
     infos = [increment.info for increment in learned]
-    given = {plain_name(label): label for label in labels}
+    given: dict[str, str] = {}
+    for label in labels:
+        given.setdefault(plain_name(label), label)
     known = {plain_name(name) for info in infos for name in info.class_names}
     others = tuple(label for plain, label in given.items() if plain not in known)
     asked = None

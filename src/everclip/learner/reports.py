@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,8 @@ class LearnReport:
         accuracy: task → percent right on its held-out images, all learned classes being candidates; None where it
             could not be measured.
         seconds: wall-clock time.
+        left_out: kind → files that are no images of a class, `.mov` → 38.
+        said: the same and how names were taken, in a sentence; empty where there is nothing to say.
     """
 
     task: str
@@ -73,6 +75,8 @@ class LearnReport:
     watched: int
     accuracy: dict[str, float | None]
     seconds: float
+    left_out: dict[str, int] = field(default_factory=dict)
+    said: str = ""
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,7 @@ class Evaluation:
         interval: 95 % interval of the accuracy (Wilson), percent.
         per_class: class → (right, images).
         skipped: (name, reason) of every image that could not be used.
+        left_out, said: see `LearnReport`.
     """
 
     images: int
@@ -130,3 +135,5 @@ class Evaluation:
     interval: tuple[float, float]
     per_class: dict[str, tuple[int, int]]
     skipped: list[tuple[str, str]]
+    left_out: dict[str, int] = field(default_factory=dict)
+    said: str = ""

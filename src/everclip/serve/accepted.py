@@ -1,7 +1,7 @@
 """Lessons that were accepted and are not learned yet: on disk, so that a kill does not lose them.
 
     .lessons/ended.json                 what became of the latest lessons
-    .lessons/000012-4f1c…/lesson.json   name of the task, files, classes; written last: with it the lesson is accepted
+    .lessons/000012-4f1c…/lesson.json   name of the task, files, paths; written last: with it the lesson is accepted
     .lessons/000012-4f1c…/tries.json    how often it was begun, and what the learner is before and after it
     .lessons/000012-4f1c…/000000 a.jpg  a photo
 
@@ -12,15 +12,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import shutil
 import uuid
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from everclip.data import CARD_NAME, FolderImages, Found, read_paths, steps_of
+from everclip.data.layout import kind_of
 from everclip.errors import InputError
 from everclip.storage.directory import body_digest
 from everclip.storage.files import write_atomic
@@ -44,13 +48,15 @@ class File(_Kept):
     """A photo of a lesson."""
 
     name: str = Field(pattern=r"^\d{6}[^/\\]*$")
-    class_name: str
+    path: str
     bytes: int
 
 
 class _Lesson(_Kept):
     task: str
+    folder: str
     files: list[File]
+    others: list[str]
 
 
 class _Tries(_Kept):
@@ -76,53 +82,83 @@ class Lesson:
     Attributes:
         job: its name for those who ask.
         task: what is learned; empty before it is accepted.
-        pairs: (file, class name) of each photo.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._called = ""
         self._files: list[File] = []
+        self._others: list[str] = []
         self._tries = _Tries()
         self.job = folder.name.partition("-")[2]
         self.task = ""
 
-    @property
-    def pairs(self) -> list[tuple[Path, str]]:
-        """See the class."""
-        return [(self._folder / file.name, file.class_name) for file in self._files]
+    def found(self) -> Found:
+        """The images with their classes, read as the folder that holds their paths would be.
+
+        Raises:
+            InputError: the paths, or a `dataset.json` among them, can't be read as classes.
+        """
+        return self._read(self._called)
+
+    def _read(self, called: str) -> Found:
+        paths = [steps_of(path) for path in (*(file.path for file in self._files), *self._others)]
+
+        def images(rows: Sequence[int]) -> FolderImages:
+            kept = [str(self._folder / self._files[row].name) for row in rows]
+            return FolderImages(kept, np.zeros(len(rows)), ["/".join(paths[row]) for row in rows])
+
+        def card(inside: tuple[str, ...]) -> bytes | None:
+            wanted = (*inside, CARD_NAME)
+            file = next((file for file, path in zip(self._files, paths, strict=False) if path == wanted), None)
+            return None if file is None else (self._folder / file.name).read_bytes()
+
+        return read_paths(paths, images, card, called, "the form")
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self._files) + len(self._others)
 
     # -- while it arrives ------------------------------------------------------------------------------------------
 
     def add(self, path: str) -> IO[bytes]:
-        """Open a file for the next photo.
+        """Open a file for the next photo; what is neither a photo nor `dataset.json` is counted, and not kept.
 
         Args:
-            path: CLASS/FILE, as its sender calls it.
+            path: as its sender calls it, most simply CLASS/FILE.
 
         Raises:
-            InputError: there is no class in it.
             OSError: there is no room.
         """
-        class_name = _class_of(path)
-        plain = re.sub(r"[^A-Za-z0-9._-]+", "_", PurePosixPath(path).name)[-80:]
+        last = (steps_of(path) or ("",))[-1]
+        if kind_of(last) is not None and last != CARD_NAME:
+            self._others.append(path)
+            return open(os.devnull, "wb")
+        plain = re.sub(r"[^A-Za-z0-9._-]+", "_", last)[-80:]
         name = portable_name(f"{len(self._files):06d} {plain}")
         file = (self._folder / name).open("xb")
-        self._files.append(File(name=name, class_name=class_name, bytes=-1))
+        self._files.append(File(name=name, path=path, bytes=-1))
         return file
 
-    def accept(self, task: str) -> None:
+    def accept(self, task: str, folder: str) -> None:
         """From now on it is learned, whatever happens to the process.
 
+        Args:
+            task: what is learned.
+            folder: what the folder is called in which the paths lie.
+
         Raises:
+            InputError: the paths can't be read as classes.
             OSError: there is no room.
         """
+        self._read(folder).to_learn()  # refused now, not by the job
+        self._called = folder
         self._files = [
             file.model_copy(update={"bytes": (self._folder / file.name).stat().st_size}) for file in self._files
         ]
-        write_atomic(self._folder / LESSON, _Lesson(task=task, files=self._files).model_dump_json())
+        write_atomic(
+            self._folder / LESSON,
+            _Lesson(task=task, folder=folder, files=self._files, others=self._others).model_dump_json(),
+        )
         self.task = task
 
     def drop(self) -> None:
@@ -151,7 +187,7 @@ class Lesson:
             raise InputError(
                 "the lesson is lost: not all of its photos were on disk when the machine ended; teach it again."
             )
-        self.task, self._files = kept.task, kept.files
+        self.task, self._called, self._files, self._others = kept.task, kept.folder, kept.files, kept.others
 
     def begin(self) -> None:
         """Count that it is begun.
@@ -250,10 +286,3 @@ class Lessons:
 def _number(folder: Path) -> int:
     found = _NAME.fullmatch(folder.name)
     return int(found[1]) if found else 0
-
-
-def _class_of(path: str) -> str:
-    parts = [part for part in PurePosixPath(path.replace("\\", "/")).parts if part not in ("/", ".", "..")]
-    if len(parts) < 2:
-        raise InputError(f"the file name '{path}' has no class; name every file CLASS/FILE.")
-    return parts[-2]

@@ -7,6 +7,7 @@ import base64
 import hashlib
 import hmac
 import io
+import json
 import re
 import time
 from collections.abc import Collection, Sequence
@@ -17,7 +18,7 @@ from importlib.resources import files
 from typing import IO, Annotated, Any
 from urllib.parse import unquote
 
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request
 from fastapi.concurrency import contextmanager_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse
@@ -74,13 +75,37 @@ class JobState(BaseModel):
     share: float | None = Field(description="of the work, 0 to 1; null where it is not known")
 
 
+LABEL = "a further candidate, whole, with its commas; may be repeated"
+LABELS = "further candidates: one text, separated by commas; a JSON list of texts; or repeated, each one whole"
+
+
 class Asking(BaseModel):
     """What is asked about each image of a form."""
 
-    labels: str = Field("", description="further candidates, separated by commas")
-    only: bool = Field(False, description="no candidates but `labels`")
+    label: list[str] = Field([], description=LABEL)
+    labels: list[str] = Field([], description=LABELS)
+    only: bool = Field(False, description="no candidates but these labels")
     closed: bool = Field(False, description="one of the candidates, whatever the image shows")
     top_k: int = Field(5, description="candidates listed per image")
+
+    def every_label(self) -> list[str]:
+        """The labels, in whichever way they were sent.
+
+        Raises:
+            InputError: what begins like a JSON list is none, or not one of texts.
+        """
+        if len(self.labels) != 1:
+            return [*self.label, *self.labels]
+        (text,) = self.labels
+        if not text.lstrip().startswith("["):
+            return [*self.label, *(each.strip() for each in text.split(",") if each.strip())]
+        try:
+            listed = json.loads(text)
+        except ValueError as error:
+            raise InputError(f"labels begins like a JSON list but is none ({error}); send a list of texts.") from error
+        if not all(isinstance(each, str) for each in listed):
+            raise InputError("labels is a JSON list, but not one of texts; send texts only.")
+        return [*self.label, *listed]
 
 
 def create_app(
@@ -151,21 +176,25 @@ def _routes(service: Service) -> APIRouter:
 
     async def answers(images: Sequence[tuple[str, bytes]], about: Asking) -> list[dict[str, object]]:
         deadline = time.monotonic() + service.limits.seconds
-        labels = [label.strip() for label in about.labels.split(",") if label.strip()]
-        ask = partial(service.predict, images, labels, about.only, about.closed, about.top_k, deadline)
+        ask = partial(service.predict, images, about.every_label(), about.only, about.closed, about.top_k, deadline)
         return await asyncio.get_running_loop().run_in_executor(asking, ask)
 
     @router.post(
         "/predict", openapi_extra={"requestBody": {"required": True, "content": {"image/*": {"schema": FILE}}}}
     )
     async def predict(
-        request: Request, labels: str = "", only: bool = False, closed: bool = False, top_k: int = 5
+        request: Request,
+        label: Annotated[list[str], Query(description=LABEL)] = [],  # noqa: B006
+        labels: Annotated[list[str], Query(description=LABELS)] = [],  # noqa: B006
+        only: bool = False,
+        closed: bool = False,
+        top_k: int = 5,
     ) -> Answer:
-        """What is on one image. `labels` (separated by commas) are further candidates, or with `only` the only ones."""
+        """What is on one image. Each `label` is a further candidate, or with `only` one of the only ones."""
         image = await request.body()
         if not image:
             raise HTTPException(422, "the request has no body; send it.")
-        about = Asking(labels=labels, only=only, closed=closed, top_k=top_k)
+        about = Asking(label=label, labels=labels, only=only, closed=closed, top_k=top_k)
         (answer,) = await answers([("image", image)], about)
         if "error" in answer:
             raise InputError(str(answer["error"]))
@@ -186,7 +215,8 @@ def _routes(service: Service) -> APIRouter:
         if not given:
             raise HTTPException(422, "the request has no files; send it.")
         try:
-            about = Asking.model_validate(fields)
+            lists = ("label", "labels")
+            about = Asking.model_validate({name: each if name in lists else each[-1] for name, each in fields.items()})
         except ValidationError as error:
             raise RequestValidationError(
                 [{**each, "loc": ("body", *each["loc"])} for each in error.errors()]
@@ -203,7 +233,9 @@ def _routes(service: Service) -> APIRouter:
         ]
         return {"backbone": service.backbone, "method": service.method, "tasks": listed}
 
-    @router.post(LESSONS, status_code=202, openapi_extra=_form({"name": NAME, "files": NAMED_FILES}, ["name"]))
+    @router.post(
+        LESSONS, status_code=202, openapi_extra=_form({"name": NAME, "folder": WHOSE, "files": NAMED_FILES}, ["name"])
+    )
     async def learn(request: Request) -> dict[str, str]:
         """Learn a task, or more of one, in the background; ask `/jobs/{job}` how far it is.
 
@@ -212,9 +244,10 @@ def _routes(service: Service) -> APIRouter:
         """
         async with contextmanager_in_threadpool(service.arriving()) as arriving:
             fields = await read_form(request, arriving)
-            if not fields.get("name", "").strip():
+            name, folder = (fields.get(field, [""])[-1] for field in ("name", "folder"))
+            if not name.strip():
                 raise InputError("the form has no field name; say what the task is called.")
-            return {"job": await run_in_threadpool(service.teach, fields["name"], arriving)}
+            return {"job": await run_in_threadpool(service.teach, name, arriving, folder)}
 
     @router.delete(LESSONS + "/{name:path}")
     def forget(name: str, request: Request) -> dict[str, Any]:
@@ -243,7 +276,8 @@ class _Kept(io.BytesIO):
 
 FILE = {"type": "string", "format": "binary"}
 FILES = {"type": "array", "items": FILE, "description": "image files"}
-NAMED_FILES = {**FILES, "description": "image files whose names are CLASS/FILE"}
+NAMED_FILES = {**FILES, "description": "image files; their names are their paths in a folder, such as CLASS/FILE"}
+WHOSE = {"type": "string", "description": "what that folder is called; by default as the task"}
 NAME = {"type": "string", "description": "the task's name; of a learned task: more images, more classes"}
 
 

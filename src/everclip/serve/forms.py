@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from typing import IO
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qs
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -21,11 +21,14 @@ from everclip.errors import InputError
 FIELD_BYTES = 1_000_000
 """All fields of a form that are no files, and each head of a file."""
 
+MOST_FIELDS = 100
+"""Values of a form of fields alone."""
+
 Opened = Callable[[str], IO[bytes]]
 """File name → where its content goes; closed once it is complete."""
 
 
-async def read_form(request: Request, opened: Opened) -> dict[str, str]:
+async def read_form(request: Request, opened: Opened) -> dict[str, list[str]]:
     """Read a form, its files in the field `files`.
 
     Args:
@@ -33,7 +36,7 @@ async def read_form(request: Request, opened: Opened) -> dict[str, str]:
         opened: called for each file, in their order, from another thread.
 
     Returns:
-        The other fields.
+        The other fields, each with all its values, in the order in which they were sent.
 
     Raises:
         InputError: the body is no form, or cut short, or has a file in another field.
@@ -53,14 +56,14 @@ async def read_form(request: Request, opened: Opened) -> dict[str, str]:
     return form.fields
 
 
-async def _plain_fields(request: Request) -> dict[str, str]:
+async def _plain_fields(request: Request) -> dict[str, list[str]]:
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > FIELD_BYTES:
             raise _too_long()
     with suppress(ValueError):
-        return dict(parse_qsl(body.decode(errors="replace"), keep_blank_values=True, max_num_fields=100))
+        return parse_qs(body.decode(errors="replace"), keep_blank_values=True, max_num_fields=MOST_FIELDS)
     raise InputError("the form has too many fields; send those that the service knows.")
 
 
@@ -68,7 +71,7 @@ class _Form:
     """A form in `multipart/form-data` while it is read."""
 
     def __init__(self, boundary: bytes, opened: Opened) -> None:
-        self.fields: dict[str, str] = {}
+        self.fields: dict[str, list[str]] = {}
         self._opened = opened
         self._file: IO[bytes] | None = None
         self._field = bytearray()
@@ -159,7 +162,7 @@ class _Form:
         if self._file is not None:
             self.close()
         elif self._name:
-            self.fields[self._name] = self._field.decode(errors="replace")
+            self.fields.setdefault(self._name, []).append(self._field.decode(errors="replace"))
 
     def _end(self) -> None:
         self._complete = True

@@ -74,4 +74,5 @@ def summary(report: LearnReport) -> str:
     """What a lesson did, in a sentence."""
     skipped = f", {len(report.skipped)} skipped" if report.skipped else ""
     moved = f"; {report.moved} of {report.watched} earlier images changed their route" if report.watched else ""
-    return f"learned {report.images} images in {report.seconds:.0f} s{skipped}{moved}."
+    said = f"; {report.said}" if report.said else ""
+    return f"learned {report.images} images in {report.seconds:.0f} s{skipped}{moved}{said}."

@@ -186,12 +186,12 @@ class Service:
 
     @contextlib.contextmanager
     def arriving(self) -> Iterator[Callable[[str], IO[bytes]]]:
-        """A lesson whose photos arrive; it yields what opens a file for each `CLASS/FILE`. `teach` accepts it inside.
+        """A lesson whose photos arrive; it yields what opens a file for each path. `teach` accepts it inside.
 
         What is not accepted inside is removed.
 
         Raises:
-            InputError: the directory is read-only, or, from what it yields, a photo has no class or is one too many.
+            InputError: the directory is read-only, or, from what it yields, a photo is one too many.
             NoRoom: there is no room for the photos.
             Busy: too many lessons wait or arrive.
         """
@@ -224,18 +224,19 @@ class Service:
             "lesson again."
         )
 
-    def teach(self, name: str, arriving: Callable[[str], IO[bytes]]) -> str:
+    def teach(self, name: str, arriving: Callable[[str], IO[bytes]], folder: str = "") -> str:
         """Accept a lesson: it is learned in the background, also if the service is killed and started again.
 
         Args:
             name: of the task.
             arriving: what `arriving` yields, after all photos were written.
+            folder: what the folder is called in which their paths lie; by default as the task.
 
         Returns:
             The job's name.
 
         Raises:
-            InputError: no photo, or a name that a task can't have.
+            InputError: no photo, or paths that can't be read as classes, or a name that a task can't have.
             NoRoom: there is no room.
         """
         name = checked_task_name(name)
@@ -245,7 +246,7 @@ class Service:
         if not len(lesson):
             raise InputError("the form has no files; send the task's images, each named CLASS/FILE.")
         try:
-            lesson.accept(name)
+            lesson.accept(name, folder or name)
         except OSError as error:
             raise self._no_room(error) from error
         self._jobs[lesson.job] = Job()
@@ -293,7 +294,7 @@ class Service:
             lesson.begin()
             with self._changing, self._learner.undone_on_error(), self._progress.told_to(job):
                 before = self._directory.peek()["increments"]
-                report = self._learner.learn(lesson.task, lesson.pairs)
+                report = self._learner.learn(lesson.task, lesson.found())
                 lesson.about_to_save(before, self._learner.increments)
                 self._learner.save_in(self._directory)
             self._end(lesson, "done", summary(report))

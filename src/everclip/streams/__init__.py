@@ -59,7 +59,7 @@ def _folder(name: str, protocol: Protocol) -> Dataset:
             "separate folders: rename or link one that has a comma in its name)."
         )
     folder = read_folder(name, seed=protocol.seed)
-    return Dataset(folder.name, folder.class_names, folder.templates, folder.train, folder.test)
+    return Dataset(folder.name, folder.class_names, folder.templates, folder.train, folder.test, said=folder.said)
 
 
 def _class_incremental(names: list[str], protocol: Protocol, root: Path) -> list[Dataset]:

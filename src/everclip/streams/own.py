@@ -10,12 +10,13 @@ import numpy as np
 
 from everclip.data import (
     DEFAULT_TEMPLATES,
+    How,
     ImageSource,
     check_encodable,
     check_templates,
     labeled_embeddings,
-    labeled_images,
     plain_name,
+    read,
     task_name,
 )
 from everclip.data.given import is_pair_of_arrays, listed_classes
@@ -116,8 +117,8 @@ def _read(
         class_names = checked_names(class_names, "the task")
         if _renames(train, class_names):
             class_names, renamed = None, class_names
-    learned, names, own_templates = _part(train, "train", class_names, name)
-    tested, _, _ = _part(test, "test", names, name)
+    learned, names, own_templates, said = _part(train, "train", class_names, name)
+    tested, _, _, also = _part(test, "test", names, name)
     if isinstance(learned, ImageSource) != isinstance(tested, ImageSource):
         raise InputError("one of train and test holds images and the other embeddings; give one kind.")
     if not isinstance(learned, ImageSource) and not isinstance(tested, ImageSource):
@@ -128,7 +129,7 @@ def _read(
         raise InputError(f"templates must be a list, such as [{templates!r}].")
     chosen = tuple(templates) if templates is not None else own_templates or DEFAULT_TEMPLATES
     check_templates(chosen, "it")
-    return Dataset(name, renamed or names, chosen, learned, tested)
+    return Dataset(name, renamed or names, chosen, learned, tested, said="; ".join(filter(None, (said, also))))
 
 
 def _renames(given: Any, class_names: tuple[str, ...]) -> bool:
@@ -150,14 +151,15 @@ def _renames(given: Any, class_names: tuple[str, ...]) -> bool:
 
 def _part(
     given: Any, part: Literal["train", "test"], class_names: Sequence[str] | None, task: str
-) -> tuple[Split, tuple[str, ...], tuple[str, ...] | None]:
-    """One part of a task, the class names that its labels count, and the templates it came with."""
+) -> tuple[Split, tuple[str, ...], tuple[str, ...] | None, str]:
+    """One part of a task, the class names that its labels count, the templates it came with, what was left out."""
     if is_pair_of_arrays(given) and given[0].ndim == 2:
         where = f"{part} embeddings"
-        labels, names = among(read_labels(given[1], where), class_names, where)
-        return labeled_embeddings(given[0], labels, len(names), part), names, None
-    images = labeled_images(given, part, class_names, f"{task}/{part}/")
-    return images.source, images.class_names, images.templates
+        labels, names, _ = among(read_labels(given[1], where), class_names, where)
+        return labeled_embeddings(given[0], labels, len(names), part), names, None, ""
+    found = read(given, How(f"{task}/{part}/"), class_names)
+    images = found.to_learn() if part == "train" else found.to_judge()
+    return images.source, images.class_names, images.templates, found.said_in_full
 
 
 def _with_present_classes(dataset: Dataset, scenario: Scenario) -> Dataset:

@@ -78,6 +78,7 @@ class Task:
     Attributes:
         few_shot_sha256: SHA-256 of the indices of the training images that were drawn from the data set; None without
             shots.
+        said: what was left out of the data set, in a sentence.
     """
 
     info: TaskInfo
@@ -85,6 +86,7 @@ class Task:
     validation: Split
     test: Split
     few_shot_sha256: str | None = None
+    said: str = ""
 
     @property
     def name(self) -> str:
@@ -99,6 +101,7 @@ class Dataset:
     Attributes:
         known_as: see `TaskInfo.keys`.
         part_of: the data set that it was cut from, for the name of the stream.
+        said: what was left out of it, in a sentence.
     """
 
     name: str
@@ -108,6 +111,7 @@ class Dataset:
     test: Split
     known_as: tuple[tuple[int, int], ...] = ()
     part_of: str = ""
+    said: str = ""
 
 
 @dataclass(frozen=True)
@@ -251,7 +255,7 @@ def check_scenario(scenario: str, whose: str) -> None:
 def as_one(steps: Sequence[Dataset]) -> list[Dataset]:
     """Give the steps one label space: a class of a name that an earlier step has is that class, with more images.
 
-    Names are the same up to letter case and spaces, as everywhere; a class is called as it was called first.
+    Names are compared by `plain_name`, as everywhere; a class is called as it was called first.
     """
     numbers: dict[str, int] = {}
     called: list[str] = []
@@ -313,7 +317,7 @@ def build_stream(
         info = TaskInfo(index, dataset.name, dataset.class_names, templates, dataset.known_as)
         train, validation = dataset.train.select(kept), dataset.train.select(held_out)
         test = dataset.test if protocol.evaluate_on == "test" else validation
-        tasks.append(Task(info, train, validation, test, drawn))
+        tasks.append(Task(info, train, validation, test, drawn, dataset.said))
     return Stream(name, kind, tuple(tasks), scenario, protocol)
 
 
@@ -330,6 +334,12 @@ def _check_splits(dataset: Dataset, kind: Holds) -> None:
             raise InputError(
                 f"'{dataset.name}' has the label {part.labels[np.argmax(outside)]}, but its {len(dataset.class_names)} "
                 f"classes have the labels 0 to {len(dataset.class_names) - 1}."
+            )
+    for part, use in ((dataset.train, "to learn from"), (dataset.test, "to judge on")):
+        if not len(part):
+            raise InputError(
+                f"'{dataset.name}' has no image {use}: a class of one image gives it to the training part; add more "
+                "images, or a test part, or leave the data set out."
             )
 
 

@@ -14,7 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from everclip.data.folders import ImageFolder
+from everclip.data.door import ImageFolder
 from everclip.data.names import DEFAULT_TEMPLATES
 from everclip.data.published.readers import (
     Parts,
