@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from everclip.cli import main
-from everclip.data import Found, LabeledImages, read
+from everclip.data import Found, LabeledImages, check, left_out_of, read
 from everclip.errors import EverclipError, InputError
 from everclip.learner import Learner
 from everclip.storage.directory import body_digest
@@ -156,6 +156,18 @@ def test_the_commands_learn_and_evaluate(
 
     Learner.create(str(tiny_clip), "zero-shot", device="cpu").save(tmp_path / "model")
     agree(row.judged, judged)
+
+
+def test_check_says_what_would_be_learned(row: Row, birds: Path) -> None:
+    for refused in {each for each in (row.learned, row.judged) if isinstance(each, str) and "holds" not in each}:
+        return agree(refused, lambda: vars(check(read(birds))))
+    checked = check(read(birds))
+    told = left_out_of(checked.left_out)
+    assert told == row.said or row.said.startswith(f"{told}; ") or not told
+    for part, expected in ((checked.learned, row.learned), (checked.judged, row.judged)):
+        assert (part is None) == isinstance(expected, str)
+        if part is not None:
+            assert {name: of[part] for name, of in checked.classes.items() if part in of} == expected
 
 
 @pytest.mark.parametrize("kind", ["folders", "cil"])

@@ -17,6 +17,7 @@ from typer.core import TyperCommand
 # Everything that imports torch is imported inside the commands: `everclip --help` answers at once.
 from everclip._version import __version__
 from everclip.cli import learner, serve, verify
+from everclip.cli.check import check
 from everclip.cli.data import data_app
 from everclip.cli.options import AsJson, DeviceOption, Setting, given, path_argument, path_option
 from everclip.errors import EverclipError
@@ -255,7 +256,7 @@ def selectors(as_json: AsJson = False) -> None:
 
 
 for command in (
-    learner.learn, learner.predict, learner.show, learner.forget, learner.evaluate,
+    learner.learn, check, learner.predict, learner.show, learner.forget, learner.evaluate,
     learner.export, serve.serve, verify.verify,
 ):  # fmt: skip
     app.command(cls=_Working)(command)

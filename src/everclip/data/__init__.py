@@ -2,7 +2,7 @@
 
 from everclip.data.augment import TrainingView, training_batch
 from everclip.data.cache import CacheFile, cache_dir, cache_key, embedding_cache, streamed_cache, verify_cache
-from everclip.data.checking import brief
+from everclip.data.checking import Checked, Copies, brief, check
 from everclip.data.decode import IMAGE_SUFFIXES, load_rgb
 from everclip.data.door import How, ImageFolder, read, read_folder, read_images, read_paths, read_tasks
 from everclip.data.embeddings import EmbeddingData, LabeledEmbeddings, labeled_embeddings, read_embeddings
@@ -30,6 +30,7 @@ from everclip.data.names import (
     shown_name,
     task_name,
 )
+from everclip.data.sheet import contact_sheet
 from everclip.data.source import BadImage, ImageSource, Joined, Reduced, few_shot, split
 from everclip.data.texts import read_texts
 
@@ -39,6 +40,8 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "BadImage",
     "CacheFile",
+    "Checked",
+    "Copies",
     "DatasetImages",
     "DecodedImages",
     "EmbeddingData",
@@ -63,9 +66,11 @@ __all__ = [
     "brief",
     "cache_dir",
     "cache_key",
+    "check",
     "check_class_names",
     "check_encodable",
     "check_templates",
+    "contact_sheet",
     "content_key",
     "decoded",
     "embedding_cache",
