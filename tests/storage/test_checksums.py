@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from everclip.storage.checksums import BLOCK, COLUMNS, ROWS, SIZE, checksum
@@ -37,6 +37,7 @@ def test_what_it_is_never_changes() -> None:
     assert len(SUM) == SIZE
 
 
+@settings(deadline=None)
 @given(place=st.integers(0, BLOCK - 1), flipped=st.integers(1, 255))
 def test_any_changed_byte_shows(place: int, flipped: int) -> None:
     changed = CONTENT.copy()
@@ -44,6 +45,7 @@ def test_any_changed_byte_shows(place: int, flipped: int) -> None:
     assert checksum(changed) != SUM
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, BLOCK - 1), st.integers(1, 255)), min_size=2, max_size=6))
 def test_several_changed_bytes_show(changes: list[tuple[int, int]]) -> None:
     changed = CONTENT.copy()
