@@ -7,8 +7,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from everclip.data.cache import embedding_cache
 from everclip.learner import Learner
 
 from ..recorded import lay_out
@@ -85,6 +87,20 @@ def test_a_run_of_an_earlier_version_is_verified_as_far_as_it_can_be(everclip: E
     answer = everclip("verify", tmp_path / "rail")
     assert answer.code == 1
     assert "after-00.safetensors is damaged" in answer.out
+
+
+def test_the_cache_is_looked_through(everclip: Everclip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVERCLIP_CACHE", str(tmp_path))
+    for key in ("one", "two"):
+        embedding_cache(key, lambda: np.ones((5, 3), np.float32))
+    assert everclip("verify", tmp_path).out == f"{tmp_path}: cache, 2 files are as they were written.\n"
+    flip(tmp_path / "embeddings/one.npy")
+    answer = everclip("verify", tmp_path)
+    (line,) = answer.out.splitlines()
+    assert line.startswith(f"{tmp_path / 'embeddings/one.npy'}: ")
+    assert line.endswith("it is computed again when it is next needed.")
+    assert answer.code == 1
+    assert answer.err == f"everclip: 1 of the 2 files of the cache {tmp_path} are not as written.\n"
 
 
 def test_what_is_neither_is_refused(everclip: Everclip, tmp_path: Path) -> None:

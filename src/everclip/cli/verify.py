@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def verify(
-    path: Annotated[Path, path_argument("PATH", "A learner or a run directory.")],
+    path: Annotated[Path, path_argument("PATH", "A learner, a run directory, or the cache folder.")],
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, with every file.")] = False,
 ) -> None:
     """Compare every file with its digest; a line per damaged file, and then the exit status is 1. Changes nothing."""
@@ -44,12 +44,26 @@ def _opened(path: Path) -> tuple[str, Iterator[Checked]]:
     Raises:
         InputError: nothing that could be verified.
     """
+    from everclip.data.cache import cache_dir
     from everclip.learner import LearnerDirectory
     from everclip.storage.run import RunDirectory
 
+    if path.is_dir() and cache_dir().is_dir() and path.samefile(cache_dir()):
+        return "cache", _cached()
     learner, run = LearnerDirectory(path), RunDirectory(path)
     if learner.exists() or learner.has_tensors():
         return learner.kind, learner.verify()
     if run.exists() or (path / run.state).exists():
         return run.kind, run.verify()
-    raise InputError(f"{path} holds neither a learner nor a run; name a directory that EverCLIP wrote.")
+    raise InputError(
+        f"{path} holds neither a learner nor a run, and the cache is {cache_dir()}; name what EverCLIP wrote."
+    )
+
+
+def _cached() -> Iterator[Checked]:
+    from everclip.data.cache import cache_dir, verify_cache
+    from everclip.storage.directory import Checked
+
+    for file in verify_cache():
+        problem = f"{file.path}: {file.problem}; it is computed again when it is next needed." if file.problem else None
+        yield Checked(file.path.relative_to(cache_dir()).as_posix(), problem)
