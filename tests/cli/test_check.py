@@ -74,3 +74,15 @@ def test_refused(
     assert code in (1, 2)
     assert out == ""
     assert words in err.splitlines()[-1]
+
+
+def test_names_are_shown_and_not_obeyed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tiny.image_folder(tmp_path / "paint", ["red", "green"])
+    (folder / "train/red").rename(folder / "train/re\x1b[31md")
+    (folder / "train/green/bad\x1b[1m.png").write_bytes(b"words")
+    (folder / "train/green/film.\x1b[2m").write_bytes(b"film")
+    code, out, err = call(capsys, "check", folder)
+    assert code == 0
+    assert "\x1b" not in out + err
+    assert "\\x1b[31m" in out
+    assert "\\x1b[1m" in out

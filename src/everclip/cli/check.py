@@ -10,7 +10,7 @@ import typer
 
 from everclip.cli.options import path_argument, path_option
 from everclip.errors import InputError
-from everclip.system.display import Display, printed, say, say_json
+from everclip.system.display import Display, printed, say, say_json, visible
 
 if TYPE_CHECKING:
     from everclip.data import Checked
@@ -50,7 +50,7 @@ def check(
             page = contact_sheet(found, checked, WORKERS, bar)
         with atomic_file(html) as file:
             file.write(page.encode())
-        display.note(f"contact sheet: {html}")
+        display.note(visible(f"contact sheet: {html}"))
     if as_json:
         say_json(checked.as_json(), indent=1)
     else:
@@ -69,19 +69,19 @@ def _show(checked: Checked) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    say(f"{checked.name}: {checked.images} images of {len(checked.classes)} classes ({checked.where})")
-    say(f"read as: {checked.read_as}")
+    say(visible(f"{checked.name}: {checked.images} images of {len(checked.classes)} classes ({checked.where})"))
+    say(visible(f"read as: {checked.read_as}"))
     if checked.learned != "all":
-        say(f"learn takes {checked.learned or 'nothing'}, evaluate {checked.judged or 'nothing'}")
+        say(visible(f"learn takes {checked.learned or 'nothing'}, evaluate {checked.judged or 'nothing'}"))
     table = Table("class", *checked.parts, *(["known to"] if checked.known is not None else []), box=None)
     for name, counts in checked.classes.items():
         tasks = [escape(", ".join(checked.known[name]))] if checked.known is not None else []
         table.add_row(escape(name), *(str(counts.get(part, 0)) for part in checked.parts), *tasks)
     printed(table)
     if checked.left_out:
-        say(checked.left_out_in_words)
+        say(visible(checked.left_out_in_words))
     if checked.empty:
-        say(f"no image of {', '.join(checked.empty)}")
+        say(visible(f"no image of {', '.join(checked.empty)}"))
     _lines("can't be used", [f"{name}: {reason}" for name, reason in checked.broken])
     lines = []
     for group in checked.copies:
@@ -97,8 +97,8 @@ def _show(checked: Checked) -> None:
 
 def _lines(what: str, lines: list[str]) -> None:
     if lines:
-        say(f"{what} ({len(lines)}):")
+        say(visible(f"{what} ({len(lines)}):"))
         for line in lines[:LINES]:
-            say(f"  {line}")
+            say(visible(f"  {line}"))
         if len(lines) > LINES:
-            say(f"  and {len(lines) - LINES} more; --json has all")
+            say(visible(f"  and {len(lines) - LINES} more; --json has all"))

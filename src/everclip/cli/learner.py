@@ -236,7 +236,7 @@ def _learned(learner: Learner, task: str, found: Found, display: Display, as_jso
     from everclip.data import brief
 
     if not as_json:
-        display.note(brief(found))
+        display.note(visible(brief(found)))
     return learner.learn(task, found)
 
 
@@ -287,7 +287,7 @@ def _files(given_paths: list[Path], display: Display) -> list[str]:
             images, left_out = read_images(path)
             files += [images.name(index) for index in range(len(images))]
             if left_out:
-                display.note(f"{path}: {left_out_of(left_out)}")
+                display.note(visible(f"{path}: {left_out_of(left_out)}"))
         else:
             files.append(str(path))
     return files

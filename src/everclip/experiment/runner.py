@@ -43,7 +43,7 @@ from everclip.selectors import Selector, selector_class
 from everclip.storage.run import OtherContent, RunDirectory, config_text, json_text
 from everclip.storage.state import CONFIG, MATRIX, PAGE, RESULTS, State
 from everclip.streams import CANDIDATES, Stream, Task, TaskInfo, open_stream
-from everclip.system.display import Display
+from everclip.system.display import Display, visible
 from everclip.system.processes import barrier, is_main, join, main_first, world
 
 
@@ -162,7 +162,7 @@ class Experiment:
         self.method_type.check_requirements(config.setup)
         for task in self.stream.tasks:
             if task.said:
-                display.note(f"{task.name}: {task.said}")
+                display.note(visible(f"{task.name}: {task.said}"))
         unlabeled = None
         if config.setup.reference:
             unlabeled, left_out = read_images(config.setup.reference)
