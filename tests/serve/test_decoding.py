@@ -194,7 +194,7 @@ def test_bodies_of_all_requests_together_are_bounded(serving: Callable[..., Serv
     image = photos(folders[0])[0].read_bytes()
     for _ in range(10_000 // len(image) + 2):
         assert client.post("/predict", content=image).status_code == 200
-    assert client.post("/tasks", data={"name": "x"}, files=[("files", ("a/b", bytes(20_000)))]).status_code == 202
+    assert client.post("/tasks", data={"name": "x"}, files=[("files", ("a/b.png", bytes(20_000)))]).status_code == 202
 
 
 def test_what_is_refused_gives_back_what_it_held(serving: Callable[..., Service]) -> None:
