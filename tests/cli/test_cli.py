@@ -328,7 +328,10 @@ LONG = ("--set", "checkpoint_every=2", "--set", "iterations=60", "--set", "batch
 
 
 def wait_for_a_checkpoint(out: Path, give_up: Callable[[], bool]) -> None:
-    while not give_up() and not (out / "checkpoints/state.json").exists():
+    while not give_up():
+        state = RunDirectory(out).peek_state()
+        if state is not None and state.step is not None:
+            break
         time.sleep(0.002)
 
 
