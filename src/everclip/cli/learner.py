@@ -234,7 +234,9 @@ def _lessons(folder: Path | None, tasks: Path | None, name: str | None) -> list[
 def _learned(learner: Learner, task: str, found: Found, display: Display, as_json: bool) -> LearnReport:
     """Learn, after saying what."""
     from everclip.data import brief
+    from everclip.learner.questions import checked_task_name
 
+    task = checked_task_name(task)  # what is refused is refused before anything is said
     if not as_json:
         display.note(visible(brief(found)))
     return learner.learn(task, found)
