@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -12,6 +13,7 @@ from PIL import ExifTags, Image
 from everclip.data.decode import IMAGE_SUFFIXES, load_rgb
 from everclip.data.source import BadImage
 
+PICTURES = Path(__file__).parent / "pictures"
 random = np.random.default_rng(0)
 COLORS = random.integers(0, 256, (10, 14, 3), dtype=np.uint8)
 
@@ -117,12 +119,13 @@ def test_no_file_and_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(BadImage, match=r"gone\.jpg: the file is not there"):
         load_rgb(tmp_path / "gone.jpg", "gone.jpg")
     with pytest.raises(BadImage, match="cannot be read"):
-        load_rgb(tmp_path, "folder.jpg")
+        load_rgb("a\0b.jpg", "a b.jpg")
 
-    def refuse(path: Path) -> bytes:
+    def refuse(*args: object) -> int:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    (tmp_path / "x.jpg").write_bytes(b"there")
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(BadImage, match="no permission"):
         load_rgb(tmp_path / "x.jpg", "x.jpg")
 
@@ -155,7 +158,7 @@ def test_too_large_when_warnings_are_errors():
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF"])
 def test_a_file_cut_short_anywhere_is_refused(kind):
     content = encoded(Image.fromarray(COLORS.repeat(8, axis=0).repeat(8, axis=1)), kind)
     for part in (0.01, 0.1, 0.5, 0.9):
@@ -165,11 +168,106 @@ def test_a_file_cut_short_anywhere_is_refused(kind):
         load_rgb(content[: int(len(content) * 0.5)], "x")
 
 
+def png_with(content: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG with more chunks behind its header."""
+    more = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    return content[:33] + more + content[33:]
+
+
+def test_text_does_not_damage_a_png():
+    plain = encoded(Image.fromarray(COLORS))
+    long = zlib.compress(bytes(2 * 2**20))
+    texts = {
+        "compressed": [(b"zTXt", b"prompt\0\0" + long)],
+        "international": [(b"iTXt", b"workflow\0\1\0\0\0" + long)],
+        "plain": [(b"tEXt", b"prompt\0" + b"x" * (2 * 2**20))],
+        "many": [(b"tEXt", b"prompt\0" + b"x" * 2**20)] * 70,
+        "a profile": [(b"iCCP", b"ICC\0\0" + long)],
+        "damaged": [(b"zTXt", b"prompt\0\7nonsense")],
+    }
+    for name, chunks in texts.items():
+        assert np.array_equal(decoded(png_with(plain, *chunks)), COLORS), name
+    broken = png_with(plain, (b"tEXt", b"prompt\0text")).replace(b"prompt\0text", b"prompt\0next")
+    assert np.array_equal(decoded(broken), COLORS), "a checksum of a text that does not fit"
+
+
+def test_what_shows_in_a_png_survives_its_text():
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    long = (b"zTXt", b"prompt\0\0" + zlib.compress(bytes(2 * 2**20)))
+    assert np.array_equal(decoded(png_with(encoded(Image.fromarray(COLORS), exif=exif), long)), np.rot90(COLORS, -1))
+    xmp = (b"iTXt", b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="6"/>')
+    assert np.array_equal(decoded(png_with(encoded(Image.fromarray(COLORS)), long, xmp)), np.rot90(COLORS, -1))
+    clear = encoded(Image.new("RGBA", (4, 4), (255, 0, 0, 0)))
+    assert (decoded(png_with(clear, long)) == 255).all()
+    keyed = encoded(Image.new("RGB", (2, 2), (1, 2, 3)), transparency=(1, 2, 3))
+    assert (decoded(png_with(keyed, long)) == 255).all()
+
+
+def png_of_16_bits(values: np.ndarray, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG (H, W) gray, (H, W, 2) with transparency, (H, W, 3) RGB or (H, W, 4) RGBA of uint16."""
+    colors = values.shape[2] if values.ndim == 3 else 1
+    rows = values.astype(">u2").reshape(len(values), -1)
+    header = struct.pack(">IIBBBBB", values.shape[1], len(values), 16, {1: 0, 2: 4, 3: 2, 4: 6}[colors], 0, 0, 0)
+    data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    parts = [(b"IHDR", header), *chunks, (b"IDAT", data), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
+    )
+
+
+@pytest.mark.parametrize("colors", [2, 4])
+def test_16_bits_with_transparency_look_as_8_bits(colors: int):
+    eight = random.integers(0, 256, (6, 5, colors), dtype=np.uint8)
+    sixteen = png_of_16_bits(eight.astype(np.uint16) * 257)
+    expected = decoded(encoded(Image.fromarray(eight)))
+    assert np.array_equal(decoded(sixteen), expected)
+
+
+def test_one_clear_value_of_16_bits_looks_as_of_8_bits():
+    gray = np.array([[0, 300, 65535], [300, 301, 40000]], dtype=np.uint16)
+    pixels = decoded(png_of_16_bits(gray, (b"tRNS", struct.pack(">H", 300))))
+    expected = np.where(gray == 300, 255, np.rint(gray / 257)).astype(np.uint8)
+    assert np.array_equal(pixels, expected[..., None].repeat(3, axis=2))
+    color = np.array([[[256, 512, 40000], [1000, 2000, 3000]]], dtype=np.uint16)
+    pixels = decoded(png_of_16_bits(color, (b"tRNS", struct.pack(">3H", 1000, 2000, 3000))))
+    assert pixels[0].tolist() == [[1, 2, 156], [255, 255, 255]]
+
+
+def test_photos_of_phones():
+    """HEIC through libheif, AVIF through Pillow; what is clear is white, as elsewhere."""
+    pixels = np.asarray(load_rgb(PICTURES / "clear.heic", "x")).astype(int)
+    assert (pixels[:, :36] == 255).all()
+    assert np.abs(pixels[:, 44:] - (30, 30, 200)).max() < 12
+    smooth = np.linspace(0, 255, 64 * 64).reshape(64, 64, 1).repeat(3, axis=2).astype(np.uint8)
+    assert np.abs(decoded(encoded(Image.fromarray(smooth), "AVIF")).astype(int) - smooth).mean() < 3
+    assert "HEIF" not in Image.OPEN, "Pillow is as it was for the rest of the program"
+
+
+@pytest.mark.parametrize("name", ["plain", "turned", "clear"])
+def test_a_heic_cut_short_anywhere_is_refused(name: str):
+    content = (PICTURES / f"{name}.heic").read_bytes()
+    for part in (0.01, 0.1, 0.5, 0.9):
+        with pytest.raises(BadImage):
+            load_rgb(content[: int(len(content) * part)], "x")
+
+
+def test_the_first_of_several_photos_in_one_jpeg():
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
+    content = encoded(frames[0], "MPO", save_all=True, append_images=frames[1:])
+    assert np.abs(decoded(content).astype(int) - (255, 0, 0)).max() < 8
+    damaged = content.replace(b"MPF\0", b"MPF\1", 1)
+    assert np.array_equal(decoded(damaged), decoded(content))
+
+
 def test_not_finite_pixels_are_refused():
     with pytest.raises(BadImage, match="not finite"):
         decoded(encoded(Image.fromarray(np.array([[np.nan, 1]], np.float32)), "TIFF"))
 
 
 def test_suffixes():
+    assert {".heic", ".heif", ".hif", ".avif"} <= IMAGE_SUFFIXES
     assert {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm"} <= IMAGE_SUFFIXES
     assert IMAGE_SUFFIXES.isdisjoint({".txt", ".json", ".eps", ".pdf", ".h5", ".psd", ""})

@@ -28,6 +28,10 @@ LabelOption = Annotated[
     typer.Option("--label", metavar="A", help="The same, one by one: for labels with a comma; repeatable."),
 ]
 OnlyOption = Annotated[bool, typer.Option("--only", help="It is one of --labels and --label.")]
+MegapixelsOption = Annotated[
+    float | None,
+    typer.Option(metavar="N", help="Skip images of more, 100 by default; of JPEGs, which are halved, of 4 N."),
+]
 ClosedOption = Annotated[bool, typer.Option("--closed", help="It is something learned, whatever it looks like.")]
 
 
@@ -44,6 +48,7 @@ def learn(
     method: Annotated[
         str | None, typer.Option(help="The first time: one that can forget, or package.module:Class.")
     ] = None,
+    max_megapixels: MegapixelsOption = None,
     device: DeviceOption = None,
     settings: Setting = None,
     as_json: AsJson = False,
@@ -60,7 +65,7 @@ def learn(
         directory.refuse_foreign_files()
         directory.require_writable()
         learner = Learner.create(**_first(values), device=device, display=display)
-        report = _learned(learner, *lessons.pop(0), display, as_json)
+        report = _learned(learner, *lessons.pop(0), max_megapixels, display, as_json)
         learner.save(model_dir, replace=False)
         _tell(report, display, as_json)
     if lessons:
@@ -68,7 +73,7 @@ def learn(
             learner = Learner.load(model_dir, device=device, display=display)
             _refuse_changes(learner, values, directory.path)
             for task, found in lessons:
-                report = _learned(learner, task, found, display, as_json)
+                report = _learned(learner, task, found, max_megapixels, display, as_json)
                 learner.save_in(directory)  # what is learned stays, whatever becomes of the next task
                 _tell(report, display, as_json)
 
@@ -81,6 +86,7 @@ def predict(
     only: OnlyOption = False,
     closed: ClosedOption = False,
     top_k: Annotated[int, typer.Option(min=1, help="Candidates to name.")] = 5,
+    max_megapixels: MegapixelsOption = None,
     device: DeviceOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, a line per image.")] = False,
 ) -> None:
@@ -94,7 +100,9 @@ def predict(
     bad = 0
     # A bar between lines on one screen would only be in their way.
     shown = contextlib.nullcontext(lambda done, total: None) if on_screen() else display.bar("predicting")
-    answers = learner.predict_files(paths, _labels(labels, label), only=only, closed=closed, top_k=top_k)
+    answers = learner.predict_files(
+        paths, _labels(labels, label), only=only, closed=closed, top_k=top_k, max_megapixels=max_megapixels
+    )
     with shown as bar:
         for done, (path, answer) in enumerate(answers, 1):
             bar(done, len(paths))
@@ -159,7 +167,13 @@ def forget(
         say(f"forgot {report.task} ({len(report.class_names)} classes): {report.note}")
 
 
-def evaluate(model_dir: ModelDir, folder: Labeled, device: DeviceOption = None, as_json: AsJson = False) -> None:
+def evaluate(
+    model_dir: ModelDir,
+    folder: Labeled,
+    max_megapixels: MegapixelsOption = None,
+    device: DeviceOption = None,
+    as_json: AsJson = False,
+) -> None:
     """Count how many images of a labeled folder are answered right, with all learned classes as possible answers."""
     from rich.markup import escape
     from rich.table import Table
@@ -167,7 +181,9 @@ def evaluate(model_dir: ModelDir, folder: Labeled, device: DeviceOption = None, 
     from everclip.learner import Learner
 
     display = Display()
-    found = Learner.load(model_dir, device=device or "auto", display=display).evaluate(folder)
+    found = Learner.load(model_dir, device=device or "auto", display=display).evaluate(
+        folder, max_megapixels=max_megapixels
+    )
     for name, reason in found.skipped:
         display.note(visible(f"skipped {name}: {reason}"))
     if found.said and not as_json:
@@ -231,7 +247,9 @@ def _lessons(folder: Path | None, tasks: Path | None, name: str | None) -> list[
     return [(found.name, found) for found in read_tasks(tasks)]
 
 
-def _learned(learner: Learner, task: str, found: Found, display: Display, as_json: bool) -> LearnReport:
+def _learned(
+    learner: Learner, task: str, found: Found, max_megapixels: float | None, display: Display, as_json: bool
+) -> LearnReport:
     """Learn, after saying what."""
     from everclip.data import brief
     from everclip.learner.questions import checked_task_name
@@ -239,7 +257,7 @@ def _learned(learner: Learner, task: str, found: Found, display: Display, as_jso
     task = checked_task_name(task)  # what is refused is refused before anything is said
     if not as_json:
         display.note(visible(brief(found)))
-    return learner.learn(task, found)
+    return learner.learn(task, found, max_megapixels=max_megapixels)
 
 
 def _first(values: dict[str, Any]) -> dict[str, Any]:

@@ -31,13 +31,14 @@ from everclip.data.names import (
     task_name,
 )
 from everclip.data.sheet import contact_sheet
-from everclip.data.source import BadImage, ImageSource, Joined, Reduced, few_shot, split
+from everclip.data.source import MAX_PIXELS, BadImage, ImageSource, Joined, Reduced, few_shot, split
 from everclip.data.texts import read_texts
 
 __all__ = [
     "CARD_NAME",
     "DEFAULT_TEMPLATES",
     "IMAGE_SUFFIXES",
+    "MAX_PIXELS",
     "BadImage",
     "CacheFile",
     "Checked",

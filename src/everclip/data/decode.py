@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import struct
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, JpegImagePlugin
 
-from everclip.data.source import BadImage
+from everclip.data.jpeg import decoded_row_by_row
+from everclip.data.metadata import without_metadata
+from everclip.data.orientation import load_upright
+from everclip.data.regular import NoRegularFile, read_regular
+from everclip.data.source import MAX_PIXELS, BadImage
 
-MAX_PIXELS = 100_000_000
-"""An image with more pixels is refused from its header, before memory is spent on it."""
+HALVED_TIMES = 4
+"""A JPEG of up to this many times as many pixels is decoded at half its width and height: phones make them."""
+
+HALVED_SIDE = 2048
+"""Pixels that the shorter side of a JPEG keeps at least when it is decoded at half its size.
+
+A view of up to 448 pixels then differs from that of the whole image by less than one level of 255 on average, and
+nowhere by more than 8; tests/data/test_large.py measures it on what is worst: noise, stripes of one pixel, sharp edges.
+"""
 
 MAX_ASPECT = 1000
 """An image longer than this many times its width is refused: enlarged, it would fill the memory."""
@@ -24,16 +40,21 @@ _FORMATS = tuple(
     for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF")
     if name in Image.OPEN
 )
+_HEIF_BRANDS = frozenset(b"heic heix heim heis hevc hevx hevm hevs mif1 msf1".split())
+_HEIF = frozenset((".heic", ".heif", ".hif", ".heics", ".heifs"))
 
-IMAGE_SUFFIXES = frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in _FORMATS)
+IMAGE_SUFFIXES = _HEIF | {suffix for suffix, name in Image.registered_extensions().items() if name in _FORMATS}
 """The lower-case file suffixes, with their dot, that are taken for images."""
+
+_allowing = threading.Lock()
 
 
 def load_rgb(path_or_bytes: str | Path | bytes, name: str, most: int = MAX_PIXELS) -> Image.Image:
     """Decode one image: its first frame, turned as its EXIF orientation says, in mode RGB.
 
     Transparency is laid on white. 16-bit gray is scaled from its full range to 8 bits; 32-bit and floating
-    gray, whose range no file states, is stretched from its own minimum and maximum.
+    gray, whose range no file states, is stretched from its own minimum and maximum. A JPEG of more than `most` pixels,
+    but of no more than `HALVED_TIMES` as many, comes at half its width and height.
 
     Args:
         path_or_bytes: the file, or its content.
@@ -41,23 +62,22 @@ def load_rgb(path_or_bytes: str | Path | bytes, name: str, most: int = MAX_PIXEL
         most: pixels; an image with more is refused from its header.
 
     Raises:
-        BadImage: the file is missing, unreadable, empty, no image, damaged, or too large.
+        BadImage: the file is missing, no regular file, unreadable, empty, no image, damaged, or too large.
     """
     content = path_or_bytes if isinstance(path_or_bytes, bytes) else _read(path_or_bytes, name)
     if not content:
         raise BadImage(name, "the file is empty")
     try:
-        image = Image.open(io.BytesIO(content), formats=_FORMATS)
-        return as_rgb(image, name, most)
+        return _decoded(content, name, most)
     except (BadImage, MemoryError):
         raise
-    except UnidentifiedImageError as error:
-        raise BadImage(name, "the content is not an image of a known format") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BadImage(name, _too_large(most)) from error
     except Exception as error:
         # Decoders meet damaged bytes with whatever comes: OSError, SyntaxError, struct.error, IndexError, ...
-        raise BadImage(name, f"the image is damaged or cut short ({error})") from error
+        reason = f"the image is damaged or cut short ({error})"
+        if (plain := without_metadata(content)) is not None:
+            with contextlib.suppress(Exception):
+                return _decoded(plain, name, most)
+        raise BadImage(name, reason) from error
 
 
 def as_rgb(image: Image.Image, name: str, most: int = MAX_PIXELS) -> Image.Image:
@@ -67,23 +87,99 @@ def as_rgb(image: Image.Image, name: str, most: int = MAX_PIXELS) -> Image.Image
         BadImage: it is too large, or has no pixels to be shown.
     """
     _check_size(image, name, most)
-    image.load()
-    return _to_rgb(_upright(image), name)
+    with _pillow_allows(image.width * image.height):
+        upright = load_upright(image)
+    _check_size(upright, name, most)  # a header may have stated another size than the pixels have
+    return _to_rgb(upright, name)
 
 
 def _read(path: str | Path, name: str) -> bytes:
     try:
-        return Path(path).read_bytes()
+        return read_regular(path)
+    except NoRegularFile as error:
+        raise BadImage(name, str(error)) from error
     except FileNotFoundError as error:
         raise BadImage(name, "the file is not there (any more)") from error
     except PermissionError as error:
         raise BadImage(name, "no permission to read the file") from error
     except OSError as error:
         raise BadImage(name, f"the file cannot be read ({error.strerror})") from error
+    except ValueError as error:  # a path with a zero byte
+        raise BadImage(name, f"the file cannot be read ({error})") from error
+
+
+def _decoded(content: bytes, name: str, most: int) -> Image.Image:
+    image = _opened(content, name, most)
+    pixels = image.width * image.height
+    if (
+        most < pixels <= HALVED_TIMES * most
+        and min(image.size) >= 2 * HALVED_SIDE
+        and isinstance(image, JpegImagePlugin.JpegImageFile)
+        and decoded_row_by_row(content)
+    ):
+        image = _halved(image)
+    return as_rgb(image, name, most)
+
+
+def _halved(image: JpegImagePlugin.JpegImageFile) -> Image.Image:
+    width, height = image.size
+    image.draft(image.mode, (width // 2, height // 2))
+    if width % 2 or height % 2:
+        # The last column or row stands for one pixel, not for two: without this, everything is shifted a little.
+        return image.resize((width // 2, height // 2), Image.Resampling.BICUBIC, (0, 0, width / 2, height / 2))
+    return image
+
+
+def _opened(content: bytes, name: str, most: int) -> Image.Image:
+    """The image with its header read. `Image.open` has a limit of its own, and tries formats that others plugged in.
+
+    Raises:
+        BadImage: it is of no known format, or its decoder refuses the size.
+        Exception: what its decoder says of damaged bytes.
+    """
+    refused: Exception | None = None
+    for opener, accepts in _openers(content):
+        try:
+            if accepts is None or accepts(content[:16]) is True:
+                return opener(io.BytesIO(content), "")
+        except Image.DecompressionBombError as error:
+            raise BadImage(name, _too_large(most)) from error
+        except (SyntaxError, IndexError, TypeError, KeyError, EOFError, ValueError, struct.error) as error:
+            refused = refused or error
+    if refused is not None:
+        raise refused
+    raise BadImage(name, "the content is not an image of a known format")
+
+
+def _openers(content: bytes) -> Iterator[tuple[Callable[[Any, str], Image.Image], Callable[[bytes], Any] | None]]:
+    """What opens each format, and what says from the first bytes whether it may be one."""
+    for name in _FORMATS:
+        opener, accepts = Image.OPEN[name]
+        # A JPEG may be the first of several images in one file; the opener of such files trips over a damaged table.
+        yield JpegImagePlugin.JpegImageFile if name == "JPEG" else opener, accepts
+    if content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS:
+        from pi_heif import HeifImageFile  # not registered with Pillow: that would change it for the whole program
+
+        yield HeifImageFile, None
+
+
+@contextlib.contextmanager
+def _pillow_allows(pixels: int) -> Iterator[None]:
+    """Meanwhile Pillow, which counts the pixels of some formats once more, does not refuse as many as these."""
+    before = Image.MAX_IMAGE_PIXELS
+    if before is None or pixels <= before:
+        yield
+        return
+    with _allowing:  # images of this size are decoded one at a time
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, pixels
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
 
 
 def _too_large(most: int) -> str:
-    return f"the image has more than {most / 1e6:g} megapixels"
+    return f"the image has more than {most / 1e6:g} megapixels; allow more, or make it smaller"
 
 
 def _check_size(image: Image.Image, name: str, most: int) -> None:
@@ -94,19 +190,21 @@ def _check_size(image: Image.Image, name: str, most: int) -> None:
         raise BadImage(name, f"the image is too narrow ({image.width} x {image.height} pixels)")
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:
-        # A broken EXIF block raises anything and says nothing about orientation; the pixels are still good.
-        return image
-
-
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
+    clear = image.info.get("transparency")
     if image.mode == "F" or image.mode.startswith("I"):
-        return Image.fromarray(_gray_to_8_bits(np.asarray(image), name)).convert("RGB")
+        values = np.asarray(image)
+        gray = Image.fromarray(_gray_to_8_bits(values, name))
+        if not isinstance(clear, int):
+            return gray.convert("RGB")
+        image = gray.convert("LA")
+        image.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    elif image.mode == "RGB" and isinstance(clear, tuple) and max(clear) > 255:
+        # The color of a PNG with 16 bits, of which Pillow keeps the upper eight.
+        image = image.copy()
+        image.info["transparency"] = tuple(part >> 8 for part in clear)
     if not image.has_transparency_data:
         return image.convert("RGB")
     white = Image.new("RGBA", image.size, "white")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,7 @@ from everclip.data.glance import glance_at
 from everclip.data.labels import Labels
 from everclip.data.layout import CARD_NAME, PART_ORDER, Layout, Place, arrange, is_passed_over, kind_of, refuse_tasks
 from everclip.data.names import DEFAULT_TEMPLATES, check_templates, plain_name
+from everclip.data.regular import file_digest
 from everclip.data.source import Glance, ImageSource
 from everclip.errors import InputError
 from everclip.system.paths import expanded
@@ -43,15 +43,11 @@ class FolderImages(ImageSource):
 
     def digest(self, index: int) -> str:
         """Return the hex BLAKE2b-128 of the file's bytes, or of the error that reading it gives."""
-        try:
-            content = Path(self._paths[index]).read_bytes()
-        except OSError as error:
-            content = f"unreadable: {error.errno}".encode()
-        return hashlib.blake2b(content, digest_size=16).hexdigest()
+        return file_digest(self._paths[index])
 
     def decode(self, index: int) -> Image.Image:
         """Return the image, mode RGB and upright; see `load_rgb` for what raises BadImage."""
-        return load_rgb(self._paths[index], self.name(index))
+        return load_rgb(self._paths[index], self.name(index), self.most_pixels)
 
     def glance(self, index: int) -> Glance:
         """Return what the file's header says; see `glance_at` for what raises BadImage."""
@@ -260,14 +256,17 @@ def _walk(root: str, below: str, above: tuple[str, ...] = ()) -> Iterator[str]:
 
 
 def _listing(folder: str) -> tuple[list[str], list[str]]:
-    """Return the names of the sub-folders, sorted, and of the files in a folder, without what is passed over."""
+    """Return the names of the sub-folders, sorted, and of the files in a folder, without what is passed over.
+
+    A folder with the name of an image counts as a file: it is named among the images that cannot be used.
+    """
     folders: list[str] = []
     files: list[str] = []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if not is_passed_over(entry.name):
-                    (folders if entry.is_dir() else files).append(entry.name)
+                    (folders if entry.is_dir() and kind_of(entry.name) is not None else files).append(entry.name)
     except OSError as error:
         raise InputError(
             f"cannot list the folder {folder} ({error.strerror}); check the path and its permissions"

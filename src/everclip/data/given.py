@@ -15,6 +15,7 @@ from everclip.data.arrays import ArrayImages
 from everclip.data.decode import as_rgb, load_rgb
 from everclip.data.found import Listed
 from everclip.data.labels import Labels, NoLabel, as_labels, first_name, label_of, read_labels
+from everclip.data.regular import file_digest
 from everclip.data.source import BadImage, ImageSource
 from everclip.errors import InputError
 from everclip.system.paths import expanded
@@ -55,12 +56,12 @@ class GivenImages(ImageSource):
     def digest(self, index: int) -> str:
         """Return the hex BLAKE2b-128 of the file's bytes, of the pixels, or of what is wrong with either."""
         item = self._items[index]
+        if isinstance(item, Path):
+            return file_digest(item)
         try:
-            content = item.read_bytes() if isinstance(item, Path) else _content(self.decode(index))
+            content = _content(self.decode(index))
         except BadImage as error:
             content = error.reason.encode()
-        except OSError as error:
-            content = f"unreadable: {error.errno}".encode()
         return hashlib.blake2b(content, digest_size=16).hexdigest()
 
     def decode(self, index: int) -> Image.Image:
@@ -71,8 +72,8 @@ class GivenImages(ImageSource):
         """
         item, name = self._items[index], self.name(index)
         if isinstance(item, Path):
-            return load_rgb(item, name)
-        return _rgb(item, name)
+            return load_rgb(item, name, self.most_pixels)
+        return _rgb(item, name, self.most_pixels)
 
 
 class LabeledDataset(Protocol):
@@ -125,7 +126,7 @@ class DatasetImages(ImageSource):
         name = self.name(index)
         with self._one_at_a_time:
             image, _ = _item(self._dataset, self._items[index], name)
-        return _rgb(image, name)
+        return _rgb(image, name, self.most_pixels)
 
 
 def listed_classes(given: object) -> tuple[str, ...] | None:
@@ -242,17 +243,17 @@ def _item(dataset: Any, index: int, name: str) -> tuple[Any, Any]:
     return item[0], item[1]
 
 
-def _rgb(image: object, name: str) -> Image.Image:
+def _rgb(image: object, name: str, most: int) -> Image.Image:
     if isinstance(image, Image.Image):
         try:
-            return as_rgb(image, name)
+            return as_rgb(image, name, most)
         except (OSError, ValueError, SyntaxError) as error:  # a PIL image is read from its file only now
             raise BadImage(name, f"the image is damaged or cut short ({error})") from error
     if not isinstance(image, np.ndarray):
         raise BadImage(name, f"{type(image).__name__} is neither a PIL image nor an array (H, W, 3) uint8")
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise BadImage(name, f"an array must be (H, W, 3) uint8, not {image.shape} {image.dtype}")
-    return as_rgb(Image.fromarray(image), name)
+    return as_rgb(Image.fromarray(image), name, most)
 
 
 def _content(image: Image.Image) -> bytes:

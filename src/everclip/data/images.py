@@ -19,7 +19,7 @@ from PIL import Image
 
 from everclip.data.cache import cache_dir, cache_key
 from everclip.data.pixels import Pixels, Progress, Transform, adopted, build_pixels, in_order, open_pixels
-from everclip.data.source import BadImage, ImageSource
+from everclip.data.source import MAX_PIXELS, BadImage, ImageSource
 from everclip.errors import InputError
 from everclip.system.display import say
 from everclip.system.processes import by_main
@@ -203,7 +203,8 @@ def _cached(
     def built() -> tuple[Path, str]:
         with ThreadPoolExecutor(workers) as pool:
             digests = _digests(source, pool)
-            path = cache_dir() / "images" / f"{cache_key(FORMAT, transform_key, *digests)}.pixels"
+            limit = [] if source.most_pixels == MAX_PIXELS else [f"at most {source.most_pixels}"]
+            path = cache_dir() / "images" / f"{cache_key(FORMAT, transform_key, *limit, *digests)}.pixels"
             if open_pixels(path, source, transform) is None and not adopted(path):
                 if path.exists():
                     say(f"everclip: {path} is damaged; its images are decoded again.", error=True)

@@ -11,6 +11,9 @@ from PIL import Image
 
 from everclip.errors import InputError
 
+MAX_PIXELS = 100_000_000
+"""An image with more pixels is refused from its header, before memory is spent on it, unless more are allowed."""
+
 
 class BadImage(InputError):
     """One image cannot be used. Whoever reads many images skips it and counts it; `str()` is `NAME: REASON`.
@@ -47,9 +50,11 @@ class ImageSource(ABC):
 
     Attributes:
         labels: (N,) int64, the class of each image.
+        most_pixels: an image that has more is refused; it may be set to another number.
     """
 
     labels: np.ndarray
+    most_pixels: int = MAX_PIXELS
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -96,13 +101,29 @@ class ImageSource(ABC):
         return _Selection(self, chosen, self.labels[chosen] if labels is None else labels)
 
 
-class _Selection(ImageSource):
+class _Derived(ImageSource):
+    """A source that reads from others, with one limit for all."""
+
+    _sources: Sequence[ImageSource]
+
+    @property
+    def most_pixels(self) -> int:
+        return self._sources[0].most_pixels
+
+    @most_pixels.setter
+    def most_pixels(self, most: int) -> None:
+        for source in self._sources:
+            source.most_pixels = most
+
+
+class _Selection(_Derived):
     """Some images of another source. A selection of a selection refers to the first source directly."""
 
     def __init__(self, source: ImageSource, indices: np.ndarray, labels: np.ndarray) -> None:
         if isinstance(source, _Selection):
             indices, source = source._indices[indices], source._source
         self._source: ImageSource = source
+        self._sources = [source]
         self._indices: np.ndarray = indices
         self.labels = labels
 
@@ -119,7 +140,7 @@ class _Selection(ImageSource):
         return self._source.glance(int(self._indices[index]))
 
 
-class Joined(ImageSource):
+class Joined(_Derived):
     """Several sources, one after the other. Labels keep the meaning that they have in their source.
 
     Args:
@@ -127,13 +148,13 @@ class Joined(ImageSource):
     """
 
     def __init__(self, parts: Sequence[ImageSource]) -> None:
-        self._parts = parts
+        self._sources = parts
         self._starts = np.cumsum([0, *(len(part) for part in parts)])
         self.labels = np.concatenate([part.labels for part in parts])
 
     def _find(self, index: int) -> tuple[ImageSource, int]:
         part = int(np.searchsorted(self._starts, index, side="right")) - 1
-        return self._parts[part], index - int(self._starts[part])
+        return self._sources[part], index - int(self._starts[part])
 
     def name(self, index: int) -> str:
         """The image's own name."""
@@ -151,7 +172,7 @@ class Joined(ImageSource):
         return source.decode(place)
 
 
-class Reduced(ImageSource):
+class Reduced(_Derived):
     """Images that lost all detail beyond one common resolution: each is resized until its short side has `side` pixels.
 
     Data sets of different native resolution can be told apart by their blur alone; after this they cannot.
@@ -163,6 +184,7 @@ class Reduced(ImageSource):
 
     def __init__(self, source: ImageSource, side: int) -> None:
         self._source = source
+        self._sources = [source]
         self._side = side
         self.labels = source.labels
 

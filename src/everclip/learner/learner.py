@@ -14,6 +14,7 @@ into a learned class.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import time
@@ -136,7 +137,14 @@ class Learner:
             self._knowledge = before
             raise
 
-    def learn(self, name: str, images: LearnableImages, templates: Sequence[str] | None = None) -> LearnReport:
+    def learn(
+        self,
+        name: str,
+        images: LearnableImages,
+        templates: Sequence[str] | None = None,
+        *,
+        max_megapixels: float | None = None,
+    ) -> LearnReport:
         """Learn images of a task: a new task, or more images or classes of a known one.
 
         All or nothing: after an error the learner is what it was before. Once learned, the images are not needed any
@@ -149,6 +157,7 @@ class Learner:
                 class name) pairs where an image is a path, a PIL image or an array (H, W, 3) uint8, or a data set in
                 the manner of torchvision. Class names that differ only in case, spaces and underscores are one class.
             templates: prompts with one `{}` each; by default those of the folder's `dataset.json`, else the task's.
+            max_megapixels: of one image, by default 100; a larger one is skipped (JPEGs may have four times as many).
 
         Raises:
             InputError: no usable image, or a name, class or template that can't be used.
@@ -158,6 +167,7 @@ class Learner:
         name = checked_task_name(name)
         found = read(images)
         given = found.to_learn()
+        _limit(given.source, max_megapixels)
         if templates is not None:
             check_templates(templates, f"task '{name}'")
         before = self._knowledge
@@ -218,6 +228,7 @@ class Learner:
         only: bool = False,
         closed: bool = False,
         top_k: int = 5,
+        max_megapixels: float | None = None,
     ) -> Prediction | list[Prediction]:
         """Say what is on an image, or on each image of a list.
 
@@ -229,6 +240,7 @@ class Learner:
             closed: the answer is one of the candidates, even if no `labels` are given and the image shows nothing that
                 was learned.
             top_k: how many candidates to name.
+            max_megapixels: of one image; as for `learn`.
 
         Returns:
             One answer, or a list of them in the order of the images.
@@ -238,6 +250,7 @@ class Learner:
         """
         single = not isinstance(images, list | tuple)
         source = GivenImages(cast(list[GivenImage], [images] if single else images))
+        _limit(source, max_megapixels)
         answers = []
         for answer in self._answers(source, self._question(labels, only, closed), top_k):
             if isinstance(answer, BadImage):
@@ -253,12 +266,13 @@ class Learner:
         only: bool = False,
         closed: bool = False,
         top_k: int = 5,
+        max_megapixels: float | None = None,
     ) -> Iterator[tuple[str, Prediction | BadImage]]:
         """Say what is on each of many files, one after the other. For a bad file the answer says why; the others go on.
 
         Args:
             paths: the files.
-            labels, only, closed, top_k: as for `predict`.
+            labels, only, closed, top_k, max_megapixels: as for `predict`.
 
         Returns:
             (path, answer) one after the other, in the order of the paths.
@@ -266,20 +280,24 @@ class Learner:
         Raises:
             InputError: nothing that the answer could be.
         """
-        answers = self._answers(GivenImages(paths), self._question(labels, only, closed), top_k)
+        source = GivenImages(paths)
+        _limit(source, max_megapixels)
+        answers = self._answers(source, self._question(labels, only, closed), top_k)
         return zip(map(str, paths), answers, strict=True)
 
-    def evaluate(self, images: LearnableImages) -> Evaluation:
+    def evaluate(self, images: LearnableImages, *, max_megapixels: float | None = None) -> Evaluation:
         """How well labeled images are answered. Candidates are all learned classes and those of the images.
 
         Args:
             images: as for `learn`; if a folder is divided into parts, its test part, else its validation part.
+            max_megapixels: as for `learn`.
 
         Raises:
             InputError: no usable image.
         """
         found = read(images)
         given = found.to_judge()
+        _limit(given.source, max_megapixels)
         asked = self._question(given.class_names, only=False, closed=True)
         right, skipped = {name: [0, 0] for name in given.class_names}, list(found.broken)
         with self.display.bar("evaluating") as bar:
@@ -510,6 +528,14 @@ class Learner:
 
             path = hub.download(str(repo_id_or_dir), token)
         return cls.load(path, backbone, device, display)
+
+
+def _limit(source: ImageSource, megapixels: float | None) -> None:
+    if megapixels is None:
+        return
+    if not (math.isfinite(megapixels) and megapixels > 0):
+        raise InputError(f"max_megapixels is {megapixels}, but it must be a number above 0.")
+    source.most_pixels = round(megapixels * 1e6)
 
 
 def _moved(before: Knowledge, after: Knowledge) -> tuple[int, int]:
