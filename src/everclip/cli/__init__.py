@@ -25,6 +25,7 @@ from everclip.registry import Registry, entered, from_place
 from everclip.system.display import Display, printed, replace_unprintable, say, say_json, visible
 from everclip.system.memory import collector_held, keep_freed_memory
 from everclip.system.paths import home_for_libraries, portable_path
+from everclip.system.stopping import STOPS, end_in_time
 
 if TYPE_CHECKING:
     from everclip.experiment.config import Config
@@ -306,7 +307,7 @@ def main(args: list[str] | None = None) -> NoReturn:
     keep_freed_memory()
     replace_unprintable()
     try:
-        with _signals_raise(), home_for_libraries():
+        with _signals_raise(own_process=args is None), home_for_libraries():
             status = app(args, prog_name="everclip", standalone_mode=False)
     except UsageError as error:
         command = error.ctx.command_path if error.ctx else "everclip"
@@ -329,13 +330,18 @@ def main(args: list[str] | None = None) -> NoReturn:
 
 
 @contextlib.contextmanager
-def _signals_raise() -> Iterator[None]:
-    """Ctrl-C and a plain `kill` leave by the front door: the bar is cleared, the lock goes, a sentence is printed."""
+def _signals_raise(own_process: bool) -> Iterator[None]:
+    """Ctrl-C and a plain `kill` leave by the front door: the bar is cleared, the lock goes, a sentence is printed.
+
+    What does not get to that door in time leaves all the same, if the process is ours to end.
+    """
 
     def stop(number: int, frame: object) -> NoReturn:
         raise _Stopped(number)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stop) for number in STOPS}
+    if own_process:
+        end_in_time(stop)
     try:
         yield
     finally:

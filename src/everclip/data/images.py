@@ -7,6 +7,7 @@ damaged, because it was cut short or overwritten, is built again as a whole.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -181,7 +182,7 @@ def views(source: ImageSource, view: View, workers: int = 2) -> Iterator[np.ndar
         except BadImage as error:
             return error
 
-    with ThreadPoolExecutor(workers) as pool:
+    with _threads(workers) as pool:
         yield from in_order(pool, load, len(source))
 
 
@@ -201,7 +202,7 @@ def _cached(
         raise InputError("there is no image to read; check that this part of the dataset is not empty")
 
     def built() -> tuple[Path, str]:
-        with ThreadPoolExecutor(workers) as pool:
+        with _threads(workers) as pool:
             digests = _digests(source, pool)
             limit = [] if source.most_pixels == MAX_PIXELS else [f"at most {source.most_pixels}"]
             path = cache_dir() / "images" / f"{cache_key(FORMAT, transform_key, *limit, *digests)}.pixels"
@@ -219,8 +220,18 @@ def _cached(
 
 def content_key(source: ImageSource, workers: int = 2) -> str:
     """What `Images.content` of a source is; every file is read, no image is decoded."""
-    with ThreadPoolExecutor(workers) as pool:
+    with _threads(workers) as pool:
         return cache_key(*_digests(source, pool))
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that begin nothing new once the block is left early: by an error, a signal, or whoever stops reading."""
+    pool = ThreadPoolExecutor(count)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _digests(source: ImageSource, pool: ThreadPoolExecutor) -> list[str]:
