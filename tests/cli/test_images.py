@@ -13,6 +13,7 @@ from PIL import Image
 
 from everclip.cli import main
 from everclip.learner import Learner
+from everclip.streams import Protocol, open_stream
 
 from .. import tiny
 
@@ -96,3 +97,53 @@ def test_a_limit_of_pixels(folder: Path, tmp_path: Path, tiny_clip: Path, capsys
     assert end.value.code == 2
     assert "max_megapixels is -3.0, but it must be a number above 0." in capsys.readouterr().err
     assert not (tmp_path / "model").exists()
+
+
+def zipped(folder: Path) -> Path:
+    return Path(shutil.make_archive(str(folder), "zip", folder))
+
+
+def listed(folder: Path) -> Path:
+    table = folder.with_suffix(".tsv")
+    lines = [f"{path}\t{path.parent.name}\t{path.parent.parent.name}" for path in sorted(folder.rglob("*.png"))]
+    table.write_text("\n".join(["wo\twas\tteil", *lines, "nowhere.png\t\ttrain"]))
+    return table
+
+
+def test_an_archive_and_a_table_stand_where_a_folder_can(
+    folder: Path, tmp_path: Path, tiny_clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def everclip(*args: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            main([str(arg) for arg in args])
+        return end.value.code or 0, *capsys.readouterr()
+
+    columns = ("--path-column", "wo", "--label-column", "was", "--part-column", "teil")
+    said = {}
+    for name, source, options in (
+        ("folder", folder, ()),
+        ("archive", zipped(folder), ()),
+        ("table", listed(folder), columns),
+    ):
+        model = tmp_path / name
+        code, told, err = everclip("learn", model, source, "--backbone", tiny_clip, *SETTINGS, *options)
+        assert code == 0, err
+        assert told.startswith("learned paint:")
+        assert ("it has no label" in err) == (name == "table")
+        code, judged, err = everclip("evaluate", model, source, *options)
+        assert code == 0, err
+        code, answers, err = everclip("predict", model, source, *options[:2])
+        assert code == (1 if name == "table" else 0), err
+        said[name] = judged, sorted(line.partition(".png: ")[2] for line in answers.splitlines())
+    assert said["folder"] == said["archive"] == said["table"]
+    code, _, err = everclip("learn", tmp_path / "other", listed(folder), "--backbone", tiny_clip, *SETTINGS)
+    assert code == 2
+    assert "--path-column: wo, was, teil" in err
+
+
+def test_a_stream_of_an_archive_and_a_folder(folder: Path, tmp_path: Path) -> None:
+    archive = zipped(folder).rename(folder.with_name("cloth.zip"))
+    both = open_stream(f"folders:{archive},{folder}", Protocol())
+    one, other = both.tasks
+    assert one.info.class_names == other.info.class_names
+    assert len(one.train) == len(other.train)

@@ -16,11 +16,15 @@ from everclip.registry import entered
 from everclip.system.display import Display, on_screen, printed, say, say_json, visible
 
 if TYPE_CHECKING:
-    from everclip.data import Found
+    from everclip.data import Found, How, ImageSource
     from everclip.learner import Learner, LearnReport, Prediction
 
 ModelDir = Annotated[Path, path_argument("MODEL_DIR", "The learner's directory; `learn` makes it.")]
-Labeled = Annotated[Path, path_argument("FOLDER", "DIR/CLASS/… or DIR/train/CLASS/… and DIR/test/CLASS/…")]
+HOLDS_IMAGES = "DIR/CLASS/… or DIR/train/CLASS/…; the same as .zip or .tar; .csv, .tsv, .jsonl or .parquet."
+Labeled = Annotated[Path, path_argument("FOLDER", HOLDS_IMAGES)]
+PathColumn = Annotated[str | None, typer.Option(metavar="NAME", help="Of a table: the column of paths or images.")]
+LabelColumn = Annotated[str | None, typer.Option(metavar="NAME", help="Of a table: the column of classes.")]
+PartColumn = Annotated[str | None, typer.Option(metavar="NAME", help="Of a table: the column of train, valid, test.")]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
 LabelsOption = Annotated[str | None, typer.Option("--labels", metavar="A,B,…", help="What else it may be.")]
 LabelOption = Annotated[
@@ -37,7 +41,7 @@ ClosedOption = Annotated[bool, typer.Option("--closed", help="It is something le
 
 def learn(
     model_dir: ModelDir,
-    folder: Annotated[Path | None, path_argument("FOLDER", "DIR/CLASS/… or DIR/train/CLASS/…")] = None,
+    folder: Annotated[Path | None, path_argument("FOLDER", HOLDS_IMAGES)] = None,
     tasks: Annotated[
         Path | None, path_option("In place of FOLDER: a folder of tasks, TASKS/TASK/CLASS/…, each with its name.")
     ] = None,
@@ -48,17 +52,22 @@ def learn(
     method: Annotated[
         str | None, typer.Option(help="The first time: one that can forget, or package.module:Class.")
     ] = None,
+    path_column: PathColumn = None,
+    label_column: LabelColumn = None,
+    part_column: PartColumn = None,
     max_megapixels: MegapixelsOption = None,
     device: DeviceOption = None,
     settings: Setting = None,
     as_json: AsJson = False,
 ) -> None:
     """Learn a folder of images, as a new task or as more of a known one; the images are not needed afterwards."""
+    from everclip.data import How
     from everclip.learner import Learner, LearnerDirectory
 
     chosen = {"backbone": backbone, "method": method}
     values = entered(given({key: value for key, value in chosen.items() if value is not None}, settings or []))
-    lessons = _lessons(folder, tasks, name)
+    how = How(path_column=path_column, label_column=label_column, part_column=part_column)
+    lessons = _lessons(folder, tasks, name, how)
     display, device = Display(), device or "auto"
     directory = LearnerDirectory(model_dir)
     if not directory.exists():
@@ -80,32 +89,33 @@ def learn(
 
 def predict(
     model_dir: ModelDir,
-    images: Annotated[list[Path], path_argument("IMAGE…", "Files, or folders of them at any depth.")],
+    images: Annotated[list[Path], path_argument("IMAGE…", "Files; folders, archives and tables of them.")],
     labels: LabelsOption = None,
     label: LabelOption = None,
     only: OnlyOption = False,
     closed: ClosedOption = False,
+    path_column: PathColumn = None,
     top_k: Annotated[int, typer.Option(min=1, help="Candidates to name.")] = 5,
     max_megapixels: MegapixelsOption = None,
     device: DeviceOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, a line per image.")] = False,
 ) -> None:
     """Say what is on images. A file that can't be read is named and skipped; the exit status is then 1."""
-    from everclip.data import BadImage
+    from everclip.data import BadImage, How
     from everclip.learner import Learner
 
     display = Display()
-    paths = _files(images, display)
+    shown_images = _images(images, How(path_column=path_column), display)
     learner = Learner.load(model_dir, device=device or "auto", display=display)
     bad = 0
     # A bar between lines on one screen would only be in their way.
     shown = contextlib.nullcontext(lambda done, total: None) if on_screen() else display.bar("predicting")
     answers = learner.predict_files(
-        paths, _labels(labels, label), only=only, closed=closed, top_k=top_k, max_megapixels=max_megapixels
+        shown_images, _labels(labels, label), only=only, closed=closed, top_k=top_k, max_megapixels=max_megapixels
     )
     with shown as bar:
         for done, (path, answer) in enumerate(answers, 1):
-            bar(done, len(paths))
+            bar(done, len(shown_images))
             if isinstance(answer, BadImage):
                 bad += 1
                 display.note(f"everclip: {visible(str(answer))}")
@@ -115,7 +125,7 @@ def predict(
             elif not isinstance(answer, BadImage):
                 say(visible(f"{path}: {', '.join(_named(*candidate) for candidate in answer.top)}"))
     if bad:
-        raise EverclipError(f"{bad} of {len(paths)} files can't be used; the others are answered.")
+        raise EverclipError(f"{bad} of {len(shown_images)} files can't be used; the others are answered.")
 
 
 def _named(label: str | None, probability: float, task: str) -> str:
@@ -170,6 +180,9 @@ def forget(
 def evaluate(
     model_dir: ModelDir,
     folder: Labeled,
+    path_column: PathColumn = None,
+    label_column: LabelColumn = None,
+    part_column: PartColumn = None,
     max_megapixels: MegapixelsOption = None,
     device: DeviceOption = None,
     as_json: AsJson = False,
@@ -178,12 +191,13 @@ def evaluate(
     from rich.markup import escape
     from rich.table import Table
 
+    from everclip.data import How, read
     from everclip.learner import Learner
 
     display = Display()
-    found = Learner.load(model_dir, device=device or "auto", display=display).evaluate(
-        folder, max_megapixels=max_megapixels
-    )
+    labeled = read(folder, How(path_column=path_column, label_column=label_column, part_column=part_column))
+    learner = Learner.load(model_dir, device=device or "auto", display=display)
+    found = learner.evaluate(labeled, max_megapixels=max_megapixels)
     for name, reason in found.skipped:
         display.note(visible(f"skipped {name}: {reason}"))
     if found.said and not as_json:
@@ -213,10 +227,11 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write the answers as an ONNX graph: pixels in, probabilities of all learned classes (and --labels) out."""
+    from everclip.data import How
     from everclip.learner import Learner
 
     learner = Learner.load(model_dir, device="cpu")
-    compared = _files(compare_on or [], Display())
+    compared = _images(compare_on, How(), Display()) if compare_on else ()
     report = learner.export(file, _labels(labels, label), only=only, closed=closed, compare_on=compared)
     if as_json:
         say_json(asdict(report), indent=1)
@@ -233,18 +248,18 @@ def _labels(text: str | None, whole: list[str] | None) -> list[str] | None:
     return [*(label.strip() for label in (text or "").split(",") if label.strip()), *(whole or ())] or None
 
 
-def _lessons(folder: Path | None, tasks: Path | None, name: str | None) -> list[tuple[str, Found]]:
+def _lessons(folder: Path | None, tasks: Path | None, name: str | None, how: How) -> list[tuple[str, Found]]:
     """What is to be learned: (task, images), read before anything is learned."""
     from everclip.data import read, read_tasks
 
     if (folder is None) == (tasks is None):
         raise InputError("learn wants a FOLDER, or --tasks with a folder of tasks: give one of them.")
     if tasks is None:
-        found = read(folder)
+        found = read(folder, how)
         return [(name or found.name, found)]
     if name is not None:
         raise InputError("--name names one task, but --tasks names each by its folder; leave one of them out.")
-    return [(found.name, found) for found in read_tasks(tasks)]
+    return [(found.name, found) for found in read_tasks(tasks, how)]
 
 
 def _learned(
@@ -297,17 +312,17 @@ def _said(answer: Prediction) -> dict[str, Any]:
     return {**asdict(answer), "top": top}
 
 
-def _files(given_paths: list[Path], display: Display) -> list[str]:
-    """Files as they are, folders as all images in them; what else lies there is told."""
-    from everclip.data import left_out_of, read_images
+def _images(paths: list[Path], how: How, display: Display) -> ImageSource:
+    """Files as they are, and all images of folders, archives and tables; what else lies there is told."""
+    from everclip.data import GivenImages, Joined, holds_images, left_out_of, read_images
 
-    files: list[str] = []
-    for path in given_paths:
-        if path.is_dir():
-            images, left_out = read_images(path)
-            files += [images.name(index) for index in range(len(images))]
+    parts: list[ImageSource] = []
+    for path in paths:
+        if holds_images(path):
+            images, left_out = read_images(path, how)
+            parts.append(images)
             if left_out:
                 display.note(visible(f"{path}: {left_out_of(left_out)}"))
         else:
-            files.append(str(path))
-    return files
+            parts.append(GivenImages([str(path)]))
+    return Joined(parts)

@@ -4,7 +4,7 @@ from everclip.data.augment import TrainingView, training_batch
 from everclip.data.cache import CacheFile, cache_dir, cache_key, embedding_cache, streamed_cache, verify_cache
 from everclip.data.checking import Checked, Copies, brief, check
 from everclip.data.decode import IMAGE_SUFFIXES, load_rgb
-from everclip.data.door import How, ImageFolder, read, read_folder, read_images, read_paths, read_tasks
+from everclip.data.door import How, ImageFolder, holds_images, read, read_folder, read_images, read_paths, read_tasks
 from everclip.data.embeddings import EmbeddingData, LabeledEmbeddings, labeled_embeddings, read_embeddings
 from everclip.data.folders import FolderImages
 from everclip.data.found import Entry, Found, LabeledImages, Unlabeled
@@ -76,6 +76,7 @@ __all__ = [
     "decoded",
     "embedding_cache",
     "few_shot",
+    "holds_images",
     "labeled_embeddings",
     "left_out_of",
     "load_rgb",

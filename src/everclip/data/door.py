@@ -28,22 +28,13 @@ from typing import Any
 
 import numpy as np
 
-from everclip.data import folders, given
+from everclip.data import archives, folders, given, huggingface, parquet, shards, tables
 from everclip.data.found import PARTS_TO_JUDGE, Found, Listed, Unlabeled, found
+from everclip.data.how import How as How
 from everclip.data.names import DEFAULT_TEMPLATES, check_class_names
 from everclip.data.source import ImageSource, split
 from everclip.errors import InputError
-
-
-@dataclass(frozen=True)
-class How:
-    """What a source does not say itself.
-
-    Attributes:
-        called: what the names of images that are no files begin with.
-    """
-
-    called: str = ""
+from everclip.system.paths import expanded
 
 
 @dataclass(frozen=True)
@@ -55,12 +46,14 @@ class Reader:
         reads: whether a source is of this kind; must be quick, and must not read images.
         listed: lists what is there. Raises InputError where the source can't be used.
         images: the images, whatever their labels; by default those that are listed.
+        columns: whether it can be told columns; where not, they are refused.
     """
 
     kind: str
     reads: Callable[[Any], bool]
     listed: Callable[[Any, How], Listed]
     images: Callable[[Any, How], Unlabeled] | None = None
+    columns: bool = False
 
 
 def _is_path(source: object) -> bool:
@@ -68,6 +61,16 @@ def _is_path(source: object) -> bool:
 
 
 READERS: list[Reader] = [
+    Reader("a table (.csv, .tsv, .jsonl)", tables.is_table, tables.list_table, tables.table_images, columns=True),
+    Reader("a Parquet file", parquet.is_parquet, parquet.list_parquet, parquet.parquet_images, columns=True),
+    Reader(
+        "an archive (.zip, .tar)",
+        archives.is_archive,
+        archives.list_archive,
+        lambda source, how: archives.archive_images(source),
+        columns=True,
+    ),
+    Reader("a folder of shards", shards.is_shards, shards.list_shards, shards.shard_images, columns=True),
     Reader(
         "a folder",
         _is_path,
@@ -81,12 +84,22 @@ READERS: list[Reader] = [
         lambda source, how: given.list_pairs(source, how.called),
     ),
     Reader(
+        "a data set of Hugging Face's datasets",
+        huggingface.is_huggingface,
+        huggingface.list_huggingface,
+        huggingface.huggingface_images,
+        columns=True,
+    ),
+    Reader(
         "a data set that is read by index",
         lambda source: hasattr(source, "__getitem__") and hasattr(source, "__len__"),
         lambda source, how: given.list_dataset(source, how.called),
     ),
 ]
 """In the order in which they are asked: put what is more special before what is more general."""
+
+
+_FOLDERS = next(place for place, reader in enumerate(READERS) if reader.reads is _is_path)
 
 
 def read(source: Any, how: How | None = None, class_names: Sequence[str] | None = None) -> Found:
@@ -103,7 +116,10 @@ def read(source: Any, how: How | None = None, class_names: Sequence[str] | None 
     """
     if isinstance(source, Found):
         return source
-    return found(reader_of(source).listed(source, how or How()), class_names)
+    reader, how = reader_of(source), how or How()
+    if not reader.columns:
+        how.refuse_columns(source if _is_path(source) else reader.kind)
+    return found(reader.listed(source, how), class_names)
 
 
 def read_tasks(folder: str | Path, how: How | None = None) -> list[Found]:
@@ -129,6 +145,11 @@ def read_images(source: Any, how: How | None = None) -> Unlabeled:
         return reader.images(source, how or How())
     listed = reader.listed(source, how or How())
     return Unlabeled(listed.images, Counter(listed.left_out))
+
+
+def holds_images(path: str | Path) -> bool:
+    """Whether a path is of something that holds images, such as a folder or an archive, and not of one image."""
+    return expanded(path).is_dir() or reader_of(path) is not READERS[_FOLDERS]
 
 
 def reader_of(source: Any) -> Reader:

@@ -237,6 +237,15 @@ def has_image(path: Path) -> bool:
     return any(kind_of(file) is None for file in _walk(str(path), ""))
 
 
+def files_in(path: str | Path) -> Iterator[str]:
+    """The files at any depth below a folder, relative to it, in no order; nothing hidden.
+
+    Raises:
+        InputError: it cannot be listed.
+    """
+    return _walk(str(expanded(path)), "")
+
+
 def _files_below(root: str) -> list[str]:
     """The files at any depth, relative to the root, sorted by path; nothing hidden."""
     return sorted(_walk(root, ""))

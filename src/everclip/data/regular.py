@@ -64,11 +64,21 @@ def file_digest(path: str | Path) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def _require_regular(found: os.stat_result, most: int) -> None:
+def require_regular(path: str | Path) -> None:
+    """Refuse what is no regular file, of any size, without opening it.
+
+    Raises:
+        NoRegularFile: it is something else.
+        OSError: it is not there.
+    """
+    _require_regular(os.stat(path), None)
+
+
+def _require_regular(found: os.stat_result, most: int | None) -> None:
     if not stat.S_ISREG(found.st_mode):
         kind = next((name for of_kind, name in _KINDS if of_kind(found.st_mode)), "something else")
         raise NoRegularFile(f"it is {kind}, and only regular files are read")
-    if found.st_size > most:
+    if most is not None and found.st_size > most:
         raise NoRegularFile(_too_large(most))
 
 

@@ -260,7 +260,7 @@ class Learner:
 
     def predict_files(
         self,
-        paths: Sequence[str | Path],
+        paths: Sequence[str | Path] | ImageSource,
         labels: Sequence[str] | None = None,
         *,
         only: bool = False,
@@ -271,19 +271,19 @@ class Learner:
         """Say what is on each of many files, one after the other. For a bad file the answer says why; the others go on.
 
         Args:
-            paths: the files.
+            paths: the files, or the images of a source (`everclip.data.read_images`).
             labels, only, closed, top_k, max_megapixels: as for `predict`.
 
         Returns:
-            (path, answer) one after the other, in the order of the paths.
+            (path or what else the image is called, answer) one after the other, in their order.
 
         Raises:
             InputError: nothing that the answer could be.
         """
-        source = GivenImages(paths)
+        source = paths if isinstance(paths, ImageSource) else GivenImages(paths)
         _limit(source, max_megapixels)
         answers = self._answers(source, self._question(labels, only, closed), top_k)
-        return zip(map(str, paths), answers, strict=True)
+        return zip(map(source.name, range(len(source))), answers, strict=True)
 
     def evaluate(self, images: LearnableImages, *, max_megapixels: float | None = None) -> Evaluation:
         """How well labeled images are answered. Candidates are all learned classes and those of the images.
@@ -392,7 +392,7 @@ class Learner:
         *,
         only: bool = False,
         closed: bool = False,
-        compare_on: Sequence[GivenImage] = (),
+        compare_on: Sequence[GivenImage] | ImageSource = (),
     ) -> ExportReport:
         """Write the answer to one question as an ONNX graph, for programs without Python or without EverCLIP.
 
@@ -414,7 +414,8 @@ class Learner:
 
         asked = self._question(labels, only, closed)
         shown = []
-        for view in views(GivenImages(compare_on), self._backbone.view, WORKERS):
+        compared = compare_on if isinstance(compare_on, ImageSource) else GivenImages(compare_on)
+        for view in views(compared, self._backbone.view, WORKERS):
             if isinstance(view, BadImage):
                 raise view
             shown.append(view)

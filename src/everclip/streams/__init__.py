@@ -53,7 +53,7 @@ def _folders(names: list[str], protocol: Protocol, root: Path) -> list[Dataset]:
 
 
 def _folder(name: str, protocol: Protocol) -> Dataset:
-    if not expanded(name).is_dir():
+    if not expanded(name).exists():
         raise InputError(
             f"'{name}' in the stream is not a folder; check the path, or name the place where it lies now (commas "
             "separate folders: rename or link one that has a comma in its name)."
@@ -70,7 +70,7 @@ def _class_incremental(names: list[str], protocol: Protocol, root: Path) -> list
     steps, shuffled = [], False
     for name in names:
         path, _, count = name.rpartition(":")
-        if path and not expanded(name).is_dir():
+        if path and not expanded(name).exists():
             if not count.isdecimal():
                 raise InputError(f"'{name}' in the stream wants a number of steps after the colon, not '{count}'.")
             steps += in_steps(_folder(path, protocol), int(count), protocol.seed_of("order"))
