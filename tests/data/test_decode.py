@@ -3,6 +3,8 @@ from __future__ import annotations
 import io
 import os
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from everclip.data.decode import IMAGE_SUFFIXES, load_rgb
+from everclip.data.metadata import pixels_of_heif
 from everclip.data.source import BadImage
 
 PICTURES = Path(__file__).parent / "pictures"
@@ -252,6 +255,22 @@ def test_a_heic_cut_short_anywhere_is_refused(name: str):
     for part in (0.01, 0.1, 0.5, 0.9):
         with pytest.raises(BadImage):
             load_rgb(content[: int(len(content) * part)], "x")
+
+
+def test_what_describes_a_heic_is_not_looked_at():
+    content = (PICTURES / "turned.heic").read_bytes()
+    assert b"cdsc" in content
+    assert b"cdsc" not in pixels_of_heif(content)
+    assert len(pixels_of_heif(content)) == len(content), "places in the file stay where they are"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["damaged", "damaged2"])
+def test_a_heic_whose_metadata_are_damaged_does_not_end_the_process(name: str):
+    code = "import sys; from everclip.data.decode import load_rgb; print(load_rgb(sys.argv[1], 'x').size)"
+    command = [sys.executable, "-c", code, str(PICTURES / f"{name}.heic")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout) == (0, "(40, 80)\n"), done.stderr
 
 
 def test_the_first_of_several_photos_in_one_jpeg():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -18,7 +19,7 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from everclip.data import How, read, read_images
+from everclip.data import BadImage, How, read, read_images
 from everclip.errors import InputError
 
 CLASSES = ("golden retriever", "wren")
@@ -542,3 +543,25 @@ def test_the_library_datasets_itself(files: Files, tmp_path: Path):
         assert learned.decode(0).size == (5, 6)
     sets["train"].to_parquet(tmp_path / "x.parquet")
     assert read(tmp_path / "x.parquet").class_names == CLASSES
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["zip", "tar", "csv", "json lines", "parquet", "bytes in parquet"])
+def test_damage_anywhere_is_one_sentence(kind: str, files: Files, tmp_path: Path):
+    source = SOURCES[kind](files, tmp_path)
+    intact, random = source.read_bytes(), np.random.default_rng(0)
+    for _ in range(150):
+        damaged = bytearray(intact)
+        for _ in range(random.integers(1, 6)):
+            place = int(random.integers(len(damaged)))
+            damaged[place : place + int(random.integers(3))] = random.bytes(int(random.integers(3)))
+        source.write_bytes(damaged)
+        for reader in (read, read_images):
+            try:
+                images = reader(source).images
+            except InputError:
+                continue
+            for index in range(len(images)):
+                assert images.digest(index)
+                with contextlib.suppress(BadImage):
+                    images.decode(index)

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, JpegImagePlugin
 
 from everclip.data.jpeg import decoded_row_by_row
-from everclip.data.metadata import without_metadata
+from everclip.data.metadata import pixels_of_heif, without_metadata
 from everclip.data.orientation import load_upright
 from everclip.data.regular import NoRegularFile, read_regular
 from everclip.data.source import MAX_PIXELS, BadImage
@@ -160,7 +160,7 @@ def _openers(content: bytes) -> Iterator[tuple[Callable[[Any, str], Image.Image]
     if content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS:
         from pi_heif import HeifImageFile  # not registered with Pillow: that would change it for the whole program
 
-        yield HeifImageFile, None
+        yield lambda file, name: HeifImageFile(io.BytesIO(pixels_of_heif(content)), name), None
 
 
 @contextlib.contextmanager

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
 
 from PIL import Image
 
 from everclip.data.decode import IMAGE_SUFFIXES, load_rgb
+from everclip.data.regular import open_regular
 from everclip.data.source import Glance
 
 _FORMATS = tuple({name for suffix, name in Image.registered_extensions().items() if suffix in IMAGE_SUFFIXES})
@@ -25,10 +25,9 @@ def glance_at(path: str | Path, name: str) -> Glance:
     """
     size = 0
     try:
-        status = os.stat(path)
-        size = status.st_size
-        if size and stat.S_ISREG(status.st_mode):
-            with Image.open(path, formats=_FORMATS) as image:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            with Image.open(file, formats=_FORMATS) as image:
                 short, long = sorted(image.size)
                 if 0 < short * long <= FINE_PIXELS and long <= FINE_ASPECT * short:
                     return Glance(image.width, image.height, size)

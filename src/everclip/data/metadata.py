@@ -13,6 +13,24 @@ _LONGEST_TEXT = 2**20
 """Bytes; Pillow refuses longer ones when they are compressed."""
 
 
+def pixels_of_heif(content: bytes) -> bytes:
+    """The same HEIF file, in which nothing describes an image any more (ISO/IEC 14496-12, references `cdsc`).
+
+    Not even the orientation is needed: the container has it. libheif's reader for Python ends the whole process where
+    such an item is damaged.
+    """
+    parts, place = [], 0
+    while place < len(content):
+        size, kind, head = int.from_bytes(content[place : place + 4], "big"), content[place + 4 : place + 8], 8
+        if size == 1:
+            size, head = int.from_bytes(content[place + 8 : place + 16], "big"), 16
+        end = place + size if size >= head else len(content)
+        box = content[place:end]
+        parts.append(box if kind == b"mdat" else box.replace(b"cdsc", b"skip"))
+        place = end
+    return b"".join(parts)
+
+
 def without_metadata(content: bytes) -> bytes | None:
     """The same image without texts, profiles and histories, or None where nothing can be left out.
 

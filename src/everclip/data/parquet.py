@@ -66,27 +66,26 @@ class _Table:
     """An open file. Columns are read whole, except that of the images."""
 
     def __init__(self, source: str | Path, how: How) -> None:
-        import pyarrow as pa  # loads slowly: only where there is such a file
-        from pyarrow import parquet
+        from pyarrow import parquet  # loads slowly: only where there is such a file
 
         self.path, self._source = expanded(source), source
         try:
             require_regular(self.path)
-            self._file = parquet.ParquetFile(self.path, memory_map=True)
+            self._file = parquet.ParquetFile(self.path)
+            self._schema = self._file.schema_arrow
+            self.columns: list[str] = self._schema.names
+            groups = [self._file.metadata.row_group(number) for number in range(self._file.num_row_groups)]
         except NoRegularFile as error:
             raise InputError(f"{source} cannot be read: {error}; name a Parquet file.") from error
-        except pa.ArrowInvalid as error:
-            raise InputError(f"{source} is damaged or no Parquet file ({_brief(error)}); get it once more.") from error
         except OSError as error:
             raise InputError(
                 f"cannot read {source} ({error.strerror or _brief(error)}); check the path and its permissions."
             ) from error
-        self._schema = self._file.schema_arrow
-        self.columns: list[str] = self._schema.names
-        self.rows: int = self._file.metadata.num_rows
-        groups = [self._file.metadata.row_group(number) for number in range(self._file.num_row_groups)]
+        except Exception as error:  # a damaged header raises what its decoder makes of it
+            raise InputError(f"{source} is damaged or no Parquet file ({_brief(error)}); get it once more.") from error
+        self.rows = sum(group.num_rows for group in groups)
         if any(group.total_byte_size > LARGEST_GROUP for group in groups):
-            raise InputError(f"{source} has a group of rows of more than {LARGEST_GROUP >> 30} GiB; make them smaller.")
+            raise InputError(f"{source} has groups of more than {LARGEST_GROUP >> 30} GiB; write smaller ones.")
         self._starts = np.cumsum([0, *(group.num_rows for group in groups)])
         usual = (*IMAGE_COLUMNS, *self._holding_bytes())
         self._image = str(column(self.columns, how.path_column, usual, "--path-column", str(source)))

@@ -6,7 +6,9 @@ import contextlib
 import hashlib
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 MAX_BYTES = 512 * 2**20
 """A file with more bytes is not read as an image. An uncompressed image of the most pixels has 400 million."""
@@ -26,6 +28,20 @@ class NoRegularFile(Exception):
     """A path that is not read; `str()` says what it is in a few plain words, such as "it is a pipe (FIFO), …"."""
 
 
+@contextlib.contextmanager
+def open_regular(path: str | Path, most: int | None = None) -> Iterator[BinaryIO]:
+    """Open a regular file for reading, as `read_regular` does.
+
+    Raises:
+        NoRegularFile, OSError: as there.
+    """
+    _require_regular(os.stat(path), most)
+    descriptor = os.open(path, _AT_ONCE)
+    with os.fdopen(descriptor, "rb") as file:
+        _require_regular(os.fstat(descriptor), most)
+        yield file
+
+
 def read_regular(path: str | Path, most: int | None = None) -> bytes:
     """The content of a regular file; symbolic links are followed.
 
@@ -41,10 +57,7 @@ def read_regular(path: str | Path, most: int | None = None) -> bytes:
         OSError: it is not there, or cannot be read.
     """
     most = MAX_BYTES if most is None else most
-    _require_regular(os.stat(path), most)
-    descriptor = os.open(path, _AT_ONCE)
-    with contextlib.closing(os.fdopen(descriptor, "rb", buffering=0)) as file:
-        _require_regular(os.fstat(descriptor), most)
+    with open_regular(path, most) as file:
         content = bytearray()
         while len(content) <= most and (part := file.read(min(2**24, most + 1 - len(content)))):
             content += part
