@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from everclip.data.decode import IMAGE_SUFFIXES, load_rgb
+from everclip.data.decode import IMAGE_SUFFIXES, load_rgb, stated_pixels
 from everclip.data.metadata import pixels_of_heif
 from everclip.data.source import BadImage
 
@@ -255,6 +255,12 @@ def test_a_heic_cut_short_anywhere_is_refused(name: str):
     for part in (0.01, 0.1, 0.5, 0.9):
         with pytest.raises(BadImage):
             load_rgb(content[: int(len(content) * part)], "x")
+
+
+def test_the_pixels_that_a_header_states():
+    assert stated_pixels((PICTURES / "plain.heic").read_bytes()) == 80 * 40
+    assert stated_pixels(png_of_size(20_000, 20_000)) == 400_000_000
+    assert stated_pixels(b"no image") == stated_pixels(b"") == 0
 
 
 def test_what_describes_a_heic_is_not_looked_at():

@@ -3,7 +3,7 @@
 from everclip.data.augment import TrainingView, training_batch
 from everclip.data.cache import CacheFile, cache_dir, cache_key, embedding_cache, streamed_cache, verify_cache
 from everclip.data.checking import Checked, Copies, brief, check
-from everclip.data.decode import IMAGE_SUFFIXES, load_rgb
+from everclip.data.decode import IMAGE_SUFFIXES, load_rgb, stated_pixels
 from everclip.data.door import How, ImageFolder, holds_images, read, read_folder, read_images, read_paths, read_tasks
 from everclip.data.embeddings import EmbeddingData, LabeledEmbeddings, labeled_embeddings, read_embeddings
 from everclip.data.folders import FolderImages
@@ -90,6 +90,7 @@ __all__ = [
     "read_texts",
     "shown_name",
     "split",
+    "stated_pixels",
     "steps_of",
     "streamed_cache",
     "task_name",

@@ -80,6 +80,15 @@ def load_rgb(path_or_bytes: str | Path | bytes, name: str, most: int = MAX_PIXEL
         raise BadImage(name, reason) from error
 
 
+def stated_pixels(content: bytes) -> int:
+    """Width times height as the header of an image says; 0 where none can be read, which decoding will find out too."""
+    try:
+        image = _opened(content, "", MAX_PIXELS)
+    except Exception:  # of a damaged header: anything at all
+        return 0
+    return image.width * image.height
+
+
 def as_rgb(image: Image.Image, name: str, most: int = MAX_PIXELS) -> Image.Image:
     """An opened image as `load_rgb` gives it: upright, in mode RGB.
 

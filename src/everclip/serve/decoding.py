@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import threading
 import time
 from collections import deque
@@ -13,11 +12,9 @@ from concurrent.futures import TimeoutError as FuturesTimeoutError
 import numpy as np
 from PIL import Image
 
-from everclip.data import IMAGE_SUFFIXES, BadImage, load_rgb
+from everclip.data import BadImage, load_rgb, stated_pixels
 from everclip.serve.batching import Busy
 from everclip.serve.limits import LARGE, Limits
-
-_FORMATS = tuple({Image.registered_extensions()[suffix] for suffix in IMAGE_SUFFIXES})
 
 View = np.ndarray
 """(3, S, S) uint8."""
@@ -84,7 +81,7 @@ class Decoders:
             pool.shutdown(cancel_futures=True)
 
     def _submit(self, name: str, content: bytes) -> Future[View | BadImage]:
-        pool = self._large if _pixels(content) > LARGE else self._small
+        pool = self._large if stated_pixels(content) > LARGE else self._small
         try:
             return pool.submit(self._decoded, name, content)
         except RuntimeError as error:  # closed
@@ -97,12 +94,3 @@ class Decoders:
             return error
         except MemoryError:
             return BadImage(name, "there is no memory for it now")
-
-
-def _pixels(content: bytes) -> int:
-    """What the header says; 0 where there is none that can be read, which decoding will find out too."""
-    try:
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-            return int(image.width * image.height)
-    except Exception:  # of a damaged header: anything at all
-        return 0
