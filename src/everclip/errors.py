@@ -12,6 +12,13 @@ class EverclipError(Exception):
 
     exit_code = 1
 
+    def __str__(self) -> str:
+        """The sentence, in one line: what a file or a name puts into it moves no cursor and breaks no line."""
+        sentence = super().__str__()
+        if sentence.isprintable():
+            return sentence
+        return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in sentence)
+
 
 class InputError(EverclipError):
     """The request itself is wrong: an argument, a setting, a folder, a file (exit code 2). Nothing was changed."""
