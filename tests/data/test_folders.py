@@ -140,7 +140,7 @@ def test_refused_folders(write_images, tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("{", "the file: Invalid JSON"),
+        ("{", "the file: is not JSON"),
         ("[]", "the file: "),
         ('{"name": 3}', "name: "),
         ('{"name": ""}', "name: "),

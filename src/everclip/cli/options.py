@@ -38,7 +38,7 @@ def path_argument(metavar: str | None, text: str) -> Any:
 
 def given(options: dict[str, Any], settings: list[str]) -> dict[str, Any]:
     """Options and `KEY=VALUE` strings together, the latter read as YAML: numbers, lists and `null` come out as such."""
-    import yaml
+    from everclip.storage.reading import Malformed, yaml_of  # loads pydantic and YAML: not for a list of commands
 
     values = dict(options)
     for setting in settings:
@@ -49,9 +49,9 @@ def given(options: dict[str, Any], settings: list[str]) -> dict[str, Any]:
         if key in values:
             raise InputError(f"--set {setting} gives {key} a second time, after {key}={values[key]}; give it once.")
         try:
-            values[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+            values[key] = yaml_of(value)
+        except Malformed as error:
             raise InputError(
-                f"--set {setting}: '{value}' is not a value (a number, a word, or a list [a, b])."
+                f"--set {setting[:200]}: this is not a value (a number, a word, or a list [a, b]), for it {error}."
             ) from error
     return values

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from everclip.data.names import DEFAULT_TEMPLATES, check_class_names, check_templates
+from everclip.data.names import DEFAULT_TEMPLATES, check_class_names, check_encodable, check_templates
 from everclip.data.source import split
 from everclip.errors import InputError
+from everclip.storage.arrays import read_arrays
+from everclip.storage.reading import Malformed
 from everclip.system.paths import expanded
 
 _WHOLE = ("embeddings", "labels")
 _DIVIDED = ("train_embeddings", "train_labels", "test_embeddings", "test_labels")
+KNOWN = frozenset({"class_names", "templates", *_WHOLE, *_DIVIDED})
+"""What is read of a file; it may hold more."""
 
 
 @dataclass(frozen=True)
@@ -98,27 +101,24 @@ def read_embeddings(path: str | Path, seed: int = 0, test_fraction: float = 0.2)
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     try:
-        with open(path, "rb") as file:
-            if not zipfile.is_zipfile(file):
-                raise InputError(f"{path} is not an .npz file; write it with numpy.savez")
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as archive:
-                return {key: np.asarray(archive[key]) for key in archive.files}
-    except InputError:
-        raise
+        return read_arrays(path, KNOWN)
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"cannot read {path} ({reason}); check the path and its permissions") from error
-    except Exception as error:
-        # A damaged archive raises what its zip, deflate or header layer comes up with. Arrays of Python
-        # objects end here too: unpickling them could run code.
-        raise InputError(f"{path} is not a file of plain arrays ({error}); write it with numpy.savez") from error
+    except Malformed as error:
+        raise InputError(f"{path} {error}; write it with numpy.savez") from error
 
 
 def _strings(array: np.ndarray, key: str, path: Path) -> tuple[str, ...]:
     if array.ndim != 1 or array.dtype.kind != "U":
         raise InputError(f"{path}: {key} must be a one-dimensional array of strings")
-    return tuple(array.tolist())
+    try:
+        texts = tuple(array.tolist())
+    except (ValueError, OverflowError, SystemError) as error:  # numbers that no letter has
+        raise InputError(f"{path}: {key} holds what is no text; write it with numpy.savez") from error
+    for text in texts:
+        check_encodable(text, f"{path}: {key}")
+    return texts
 
 
 def _labeled(arrays: dict[str, np.ndarray], part: str, classes: int, path: Path) -> LabeledEmbeddings:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from everclip.data.decode import load_rgb
 from everclip.data.found import Listed, Unlabeled
@@ -20,7 +20,11 @@ from everclip.data.names import DEFAULT_TEMPLATES, check_templates, plain_name
 from everclip.data.regular import file_digest
 from everclip.data.source import Glance, ImageSource
 from everclip.errors import InputError
+from everclip.storage.reading import Malformed, Schema, fitting, json_of, read_bytes
 from everclip.system.paths import expanded
+
+CARD_LIMIT = 1 << 24
+"""Bytes of a `dataset.json`: twenty thousand classes with a name each take two million."""
 
 
 class FolderImages(ImageSource):
@@ -54,7 +58,7 @@ class FolderImages(ImageSource):
         return glance_at(self._paths[index], self.name(index))
 
 
-class Card(BaseModel):
+class Card(Schema):
     """`dataset.json`: every field is optional, and fields it does not know are ignored.
 
     Attributes:
@@ -64,12 +68,10 @@ class Card(BaseModel):
         templates: prompts.
     """
 
-    model_config = ConfigDict(strict=True)
-
     name: str | None = Field(None, min_length=1)
     classes: list[str] | None = None
-    class_names: dict[str, str] = {}
-    templates: list[str] = list(DEFAULT_TEMPLATES)
+    class_names: dict[str, str] = Field(default_factory=dict)
+    templates: list[str] = Field(default_factory=lambda: list(DEFAULT_TEMPLATES))
 
     @classmethod
     def read(cls, content: bytes | None, where: str) -> Card:
@@ -81,11 +83,10 @@ class Card(BaseModel):
         if content is None:
             return cls()
         try:
-            card = cls.model_validate_json(content)
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(map(str, first["loc"])) or "the file"
-            raise InputError(f"{where} is not valid, {field}: {first['msg']}; correct it or remove it") from error
+            card = fitting(cls, json_of(content))
+        except Malformed as error:
+            field = error.field or "the file"
+            raise InputError(f"{where} is not valid, {field}: {error.detail}; correct it or remove it") from error
         check_templates(card.templates, where)
         return card
 
@@ -106,9 +107,11 @@ def list_folder(path: str | Path) -> Listed:
     def card(inside: tuple[str, ...]) -> bytes | None:
         file = root.joinpath(*inside, CARD_NAME)
         try:
-            return file.read_bytes()
+            return read_bytes(file, CARD_LIMIT)
         except FileNotFoundError:
             return None
+        except Malformed as error:
+            raise InputError(f"{file} {error}; make it a file of JSON or remove it") from error
         except OSError as error:
             raise InputError(f"cannot read {file} ({error.strerror}); make it readable or remove it") from error
 

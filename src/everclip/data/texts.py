@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from everclip.errors import InputError
+from everclip.storage.reading import Malformed, read_bytes, text_of
 from everclip.system.paths import expanded
+
+LIMIT = 1 << 32
+"""Bytes: the captions of the largest public collections take a third of it."""
 
 
 def read_texts(path: str | Path) -> tuple[str, ...]:
@@ -16,12 +20,11 @@ def read_texts(path: str | Path) -> tuple[str, ...]:
     """
     file = expanded(path)
     try:
-        lines = file.read_bytes().decode("utf-8-sig").splitlines()
+        lines = text_of(read_bytes(file, LIMIT)).splitlines()
     except OSError as error:
         raise InputError(f"the text file {file} cannot be read ({error.strerror}); check the path") from error
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise InputError(f"the text file {file} is not UTF-8 (line {line}); save it as UTF-8") from error
+    except Malformed as error:
+        raise InputError(f"the text file {file} {error}; save it as a text file in UTF-8") from error
     texts = tuple(line.strip() for line in lines if line.strip())
     if not texts:
         raise InputError(f"the text file {file} holds no text; write one text per line")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from everclip.engine.recipe import TrainingConfig, lr_at
 from everclip.errors import EverclipError, InputError
 from everclip.methods import Method
+from everclip.storage.tensors import misfits
 
 GROUP = ".group"
 """Begins the names of what a parameter group keeps: no parameter is called so, for a dot ends its module's name."""
@@ -98,7 +99,15 @@ class Optimization:
         return tensors
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take back what `state` gave."""
+        """Take back what `state` gave.
+
+        Raises:
+            MisfitError: a tensor of something that is not trained.
+        """
+        with misfits("optimizer"):
+            self._load(tensors)
+
+    def _load(self, tensors: dict[str, Tensor]) -> None:
         for full_name, tensor in tensors.items():
             place, key = full_name.rsplit("/", 1)
             key, _, number = key.partition(":")
@@ -107,6 +116,8 @@ class Optimization:
                 group[key] = tensor.item() if number else tensor.to(group["params"][0].device, copy=True)
                 continue
             parameter = self.named[place]
+            if tensor.dim() == parameter.dim() > 1 and tensor.shape != parameter.shape:
+                raise ValueError(f"{full_name} has shape {tuple(tensor.shape)}, not {tuple(parameter.shape)}")
             # fused and capturable optimizers keep their step counts where the parameter is, others on the host
             device = parameter.device if key != "step" or self._counts_on_device(parameter) else torch.device("cpu")
             self.optimizer.state[parameter][key] = tensor.item() if number else tensor.to(device, copy=True)

@@ -20,7 +20,7 @@ Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class TrainingConfig(BaseModel):
     """The training recipe; the defaults are the development recipe, for small models on folders."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     iterations: int = Field(150, ge=1, description="optimizer steps per task")
     epochs: int | None = Field(

@@ -49,6 +49,8 @@ class Setup(BaseModel):
     learned: str | None = Field(None, description="run directory that is judged again instead of learning anew")
 
 
+LONGEST = 200
+"""Characters of a value that a message repeats."""
 HOW_NOT_WHAT = frozenset({"device", "workers", "root", "log_every"})
 """Settings that a resume may change: they say how and from where a run is computed, not what."""
 
@@ -85,7 +87,8 @@ class Config:
         if not values.get("stream"):
             values["stream"] = None
         method = method_class(str(values["method"]))
-        given, values = values, layered({**stream_defaults(values["stream"] or ""), **method.defaults}, values)
+        usual = stream_defaults(values["stream"]) if isinstance(values["stream"], str) else {}
+        given, values = values, layered({**usual, **method.defaults}, values)
         selector = selector_class(str(values.get("selector", Protocol().selector)))
         models = (Setup, Protocol, TrainingConfig, method.Config, selector.Config)
         check_names(given, models, f"method '{method.name}'")
@@ -186,7 +189,8 @@ def validated(model: type[BaseModel], values: Mapping[str, Any]) -> Any:
         reasons = " or ".join(dict.fromkeys(e["msg"] for e in error.errors() if e["loc"][0] == name))
         help_line = model.model_fields[name].description
         given = "" if values[name] is None else values[name]
-        raise InputError(f"{name}={given} is not valid: {reasons} ({name}: {help_line}).") from error
+        said = str(given) if len(str(given)) <= LONGEST else f"{str(given)[:LONGEST]}…"
+        raise InputError(f"{name}={said} is not valid: {reasons} ({name}: {help_line}).") from error
 
 
 def default_directory(config: Config) -> Path:

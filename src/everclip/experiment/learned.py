@@ -9,9 +9,10 @@ from typing import Any
 from everclip.errors import InputError
 from everclip.experiment.config import HOW_NOT_WHAT, Config
 from everclip.experiment.moving import Moved, moved, refused
-from everclip.methods import Method
+from everclip.methods import Method, load_checked
 from everclip.storage.identity import Identity
 from everclip.storage.run import OtherContent, RunDirectory
+from everclip.storage.stated import needed_by
 from everclip.streams import TaskInfo
 from everclip.system.paths import expanded
 
@@ -39,7 +40,7 @@ class LearnedRun:
             raise InputError(f"{path} holds no finished run; finish it by --resume, then judge it.")
         if len(learned.stages) != learned.stages_learned:
             raise InputError(f"{path} kept its last stage only; learn it anew with --set keep_stages=true.")
-        theirs, ours = _what_is_learned(Config.of(self.directory.read_config())), _what_is_learned(config)
+        theirs, ours = _what_is_learned(stored_config(self.directory)), _what_is_learned(config)
         self.places: Moved = moved(theirs, ours, ours)
         for name in ours:
             if name not in self.places and theirs[name] != ours[name]:
@@ -55,7 +56,9 @@ class LearnedRun:
     def load(self, method: Method, stage: int, tasks: list[TaskInfo]) -> None:
         """Bring a method to where it stood at the end of a stage, after `tasks`."""
         sealed = [self.directory.read_tensors(name) for name in self.learned.sealed[: len(tasks)]]
-        method.load_state(tasks, sealed, self.directory.read_tensors(self.learned.stages[stage]))
+        working = self.learned.stages[stage]
+        with needed_by(f"method '{method.name}'", self.directory, self.learned, working):
+            load_checked(method, tasks, sealed, self.directory.read_tensors(working))
 
 
 def judgment(run: Path, changes: Mapping[str, Any]) -> Config:
@@ -71,12 +74,25 @@ def judgment(run: Path, changes: Mapping[str, Any]) -> Config:
     directory = RunDirectory(run)
     if not _is_run(directory):
         raise InputError(f"{run} holds no run; name a run directory.")
-    before = Config.of(directory.read_config())
+    before = stored_config(directory)
     values = before.flat()
     if changes.get("selector", before.protocol.selector) != before.protocol.selector:
         values = {name: value for name, value in values.items() if name not in before.selector_settings.model_dump()}
     learned = before.setup.learned or str(run)
     return Config.of(values | {"keep_stages": False, "learned": learned} | dict(changes))
+
+
+def stored_config(directory: RunDirectory) -> Config:
+    """The configuration of a run.
+
+    Raises:
+        InputError: it can't be read, or a setting is none; the message names the file.
+    """
+    values = directory.read_config()
+    try:
+        return Config.of(values)
+    except InputError as error:
+        raise InputError(f"{directory.path / 'config.yaml'}: {error}") from error
 
 
 def _what_is_learned(config: Config) -> dict[str, Any]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from everclip.engine.evaluation import Outcome
+from everclip.storage.tensors import Wanted, require
 from everclip.streams import CANDIDATES
 
 
@@ -39,15 +41,31 @@ def pack(outcomes: list[Outcome]) -> dict[str, Tensor]:
     return tensors
 
 
-def unpack(tensors: dict[str, Tensor], count: int) -> list[Outcome]:
-    """What `pack` stored of `count` test sets."""
+def unpack(tensors: dict[str, Tensor], count: int | Sequence[int]) -> list[Outcome]:
+    """What `pack` stored.
+
+    Args:
+        tensors: by name.
+        count: how many test sets there are, or the number of images of each.
+
+    Raises:
+        MisfitError: a tensor is missing or not what it must be.
+    """
+    sizes: list[int | str] = [f"N{index}" for index in range(count)] if isinstance(count, int) else list(count)
+    wanted = {}
+    for index, images in enumerate(sizes):
+        for candidates in CANDIDATES:
+            wanted[f"{candidates}/{index}"] = Wanted(torch.bool, (images,))
+            wanted[f"{candidates}/{index}/by_name"] = Wanted(torch.bool, (images,))
+        wanted[f"routes/{index}"] = Wanted(torch.int64, ("T",), low=0, optional=True)
+    require("working", tensors, wanted)
     return [
         Outcome(
             {c: tensors[f"{c}/{index}"].numpy() for c in CANDIDATES},
             {c: tensors[f"{c}/{index}/by_name"].numpy() for c in CANDIDATES},
             tensors[f"routes/{index}"].numpy() if f"routes/{index}" in tensors else None,
         )
-        for index in range(count)
+        for index in range(len(sizes))
     ]
 
 

@@ -37,11 +37,14 @@ from everclip.experiment.outcomes import matrix_csv, pack, unpack
 from everclip.experiment.results import results_of
 from everclip.experiment.stages import learn_stage
 from everclip.experiment.trackers import callbacks_of
-from everclip.methods import Method, Sources, method_class
+from everclip.methods import Method, Sources, load_checked, method_class
 from everclip.report import load_run, read_losses, render
 from everclip.selectors import Selector, selector_class
+from everclip.selectors import load_checked as load_selector
+from everclip.storage.reading import Malformed
 from everclip.storage.run import OtherContent, RunDirectory, config_text, json_text
 from everclip.storage.state import CONFIG, MATRIX, PAGE, RESULTS, State
+from everclip.storage.stated import check_stream, needed_by
 from everclip.streams import CANDIDATES, Stream, Task, TaskInfo, open_stream
 from everclip.system.display import Display, visible
 from everclip.system.processes import barrier, is_main, join, main_first, world
@@ -240,6 +243,10 @@ class Experiment:
         except OtherContent as error:
             raise refused(error, self.places, self.directory.path) from None
         if state is not None:
+            try:
+                check_stream(state, [len(stage) for stage in self.stages])
+            except Malformed as error:
+                raise self.directory.damaged(self.directory.state, error) from error
             self._recognize(state, self.places, self.directory)
         return state
 
@@ -326,7 +333,8 @@ class Experiment:
         rows = {}
         for name in self.state.rows:
             index = int(Path(name).stem.rpartition("-")[2])
-            rows[index] = unpack(self.directory.read_tensors(name), len(self.tests))
+            with needed_by("the evaluation", self.directory, self.state, name):
+                rows[index] = unpack(self.directory.read_tensors(name), [len(test.data.labels) for test in self.tests])
         return rows
 
     def _matrix(self) -> dict[str, str]:
@@ -363,14 +371,18 @@ class Experiment:
     def _restore(self, state: State) -> None:
         self.state = state
         begun = sum(len(stage) for stage in self.stages[: state.stages_learned + (state.step is not None)])
-        infos = self.stream.infos
+        infos, what = self.stream.infos, f"method '{self.method_type.name}'"
         if self.source is None:
             sealed = [self.directory.read_tensors(name) for name in state.sealed]
             if state.step is not None and self.method.needs_start:
-                self.method.load_state(infos[: len(sealed)], sealed, self.directory.read_tensors(state.start))
+                with needed_by(what, self.directory, state, state.start):
+                    load_checked(self.method, infos[: len(sealed)], sealed, self.directory.read_tensors(state.start))
                 self.begin(state.stages_learned)
-            self.method.load_state(infos[:begun], sealed, self.directory.read_tensors(state.working))
+            with needed_by(what, self.directory, state):
+                load_checked(self.method, infos[:begun], sealed, self.directory.read_tensors(state.working))
         elif state.stages_learned:
             self.source.load(self.method, state.stages_learned - 1, infos[:begun])
         if self.method.routed:
-            self.selector.load_state(infos[: len(state.learned)], self.directory.read_tensors(state.selector))
+            fitted = self.directory.read_tensors(state.selector)
+            with needed_by(f"selector '{self.selector.name}'", self.directory, state):
+                load_selector(self.selector, infos[: len(state.learned)], fitted)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everclip.functional.ties import first_largest
+from everclip.storage.tensors import Wanted
 from everclip.system.processes import gathered
 
 NOISE_FLOOR = 0.01
@@ -193,6 +194,32 @@ class MoEBranch(nn.Module):
             router.allow(router.allowed.clone())
         self.train_what_is_free()
 
+    def wanted(self, state: Mapping[str, Tensor], routers: int, tasks: int) -> dict[str, Wanted]:
+        """What the tensors of a state of this branch must be.
+
+        Args:
+            state: says by `frozen_by` how many experts there are, and by its gates how many each router sees.
+            routers: how many there must be.
+            tasks: how many may have frozen an expert.
+        """
+        width, inner = self.width, self.bottleneck
+        # No more than there are tensors of: whoever claims a million must bring them.
+        experts = min(_length(state.get("frozen_by"), 0), sum(name.startswith("experts.") for name in state))
+        wanted = {
+            "frozen_by": Wanted(torch.int64, (experts,), low=-1, below=max(tasks, 1)),
+            "hits": Wanted(torch.int64, (experts,), low=0),
+        }
+        for unit in range(experts):
+            shapes = {"down.weight": (inner, width), "down.bias": (inner,), "up.weight": (width, inner)}
+            shapes["up.bias"] = (width,)
+            wanted |= {f"experts.{unit}.{name}": Wanted(torch.float32, shape) for name, shape in shapes.items()}
+        for unit in range(routers):
+            seen = min(experts, _length(state.get(f"routers.{unit}.gate"), 1))
+            for name, shape in {"gate": (width, seen), "noise": (width, seen), "lead": (seen,)}.items():
+                wanted[f"routers.{unit}.{name}"] = Wanted(torch.float32, shape)
+            wanted[f"routers.{unit}.allowed"] = Wanted(torch.bool, (seen,))
+        return wanted
+
     def make_room(self, state: Mapping[str, Tensor]) -> None:
         """Have as many experts and routers as a state of this branch; only the last router is still trained."""
         self.experts, self.routers = ModulesOf(), ModulesOf()
@@ -345,6 +372,10 @@ class MoEBranch(nn.Module):
             rows = up.transpose(1, 2)[place].reshape(batch, wide, self.width)
             out = torch.baddbmm((gates[:, None] @ up_bias[place]), hidden, rows)
         return self.scale * out
+
+
+def _length(tensor: Tensor | None, dimension: int) -> int:
+    return tensor.shape[dimension] if tensor is not None and tensor.dim() > dimension else 0
 
 
 def looking_is_free(tensor: Tensor) -> bool:

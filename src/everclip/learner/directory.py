@@ -19,14 +19,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import Tensor
 
 from everclip.errors import EverclipError, InputError
+from everclip.learner.schema import check_about
 from everclip.storage.directory import Checked, Directory, tensor_bytes
 from everclip.storage.faults import fault_point
 from everclip.storage.files import sha256
+from everclip.storage.reading import Malformed, shown
+from everclip.storage.tensors import read_tensor_bytes, tensors_of
 
 FORMAT = 1
 """Version of the layout; raised whenever an older EverCLIP could misread a newer learner."""
@@ -103,9 +104,13 @@ class LearnerDirectory(Directory):
         about = self.read_state()
         if about.get("format") != FORMAT:
             raise EverclipError(
-                f"{self.path / self.state} was written by another version of EverCLIP (format {about.get('format')}, "
-                f"this one reads {FORMAT}); load it with the version that wrote it."
+                f"{self.path / self.state} was written by another version of EverCLIP (format "
+                f"{shown(about.get('format'))}, this one reads {FORMAT}); load it with the version that wrote it."
             )
+        try:
+            check_about(about, str(self.path / self.state))
+        except Malformed as error:
+            raise self.damaged(self.state, error) from error
         return about
 
     def load(self) -> Stored:
@@ -149,20 +154,21 @@ class LearnerDirectory(Directory):
     def _tensors(self, file: Mapping[str, str]) -> dict[str, Tensor]:
         content = self._content(file)
         try:
-            return load(content)
-        except SafetensorError as error:
-            raise self.damaged(file["name"]) from error
+            return tensors_of(content)
+        except Malformed as error:
+            raise self.damaged(file["name"], error) from error
 
     def _content(self, file: Mapping[str, str]) -> bytes:
         """The bytes of a file that `learner.json` names, compared with their SHA-256."""
+        name = file["name"]
         try:
-            content = (self.path / file["name"]).read_bytes()
+            content = read_tensor_bytes(self.path / name)
         except FileNotFoundError:
-            raise self.missing(file["name"]) from None
+            raise self.missing(name) from None
         except PermissionError as error:
-            raise self.unreadable(file["name"], error) from error
-        except OSError as error:
-            raise self.damaged(file["name"]) from error
+            raise self.unreadable(name, error) from error
+        except (OSError, Malformed) as error:
+            raise self.damaged(name, error) from error
         if hashlib.sha256(content).hexdigest() != file["sha256"]:
-            raise self.damaged(file["name"])
+            raise self.damaged(name)
         return content

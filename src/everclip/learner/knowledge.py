@@ -5,7 +5,8 @@ Knowledge is never changed in place: `taught` and `without` return new knowledge
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -19,7 +20,7 @@ from everclip.engine.answers import routed, shares
 from everclip.engine.batches import TrainingSet, mix
 from everclip.engine.material import Material
 from everclip.engine.training import Trainer, accumulate
-from everclip.errors import InputError
+from everclip.errors import EverclipError, InputError
 from everclip.functional.analytic import Statistics
 from everclip.functional.ties import first_largest
 from everclip.learner.config import LearnerConfig
@@ -59,6 +60,8 @@ class Knowledge:
             )
         self.selector: Selector | None = None
         if config.routing is not None and config.selector_settings is not None:  # they come together
+            if getattr(config.selector_settings, "features", "clip") != "clip":  # before it reads or downloads a model
+                raise InputError("a learner decides by the CLIP's own embeddings; set features=clip.")
             self.selector = selector_class(config.routing.selector)(config.selector_settings)
             if self.selector.feature_digest:
                 raise InputError("a learner decides by the CLIP's own embeddings; set features=clip.")
@@ -107,7 +110,8 @@ class Knowledge:
             if method.closed_form:
                 known = torch.from_numpy(identities(lesson.views))
                 accumulate(method, lesson.features[kept], labels[kept], known[kept])
-                method.solve()
+                with _solvable():
+                    method.solve()
             elif self.config.training is not None:
                 images = material.decoded(lesson.source.select(kept), f"{lesson.task}: training images")
                 training = TrainingSet(info, images)
@@ -132,11 +136,12 @@ class Knowledge:
         if all(increment.task == task for increment in self.increments):
             return Knowledge(self.config, self.features)
         trimmed = self.restored(self.increments, *self.state())
-        for index in reversed(range(len(self.increments))):
-            if self.increments[index].task == task:
-                trimmed.method.drop(index)
-                if trimmed.selector is not None:
-                    trimmed.selector.drop(index)
+        with _solvable():
+            for index in reversed(range(len(self.increments))):
+                if self.increments[index].task == task:
+                    trimmed.method.drop(index)
+                    if trimmed.selector is not None:
+                        trimmed.selector.drop(index)
         left = [increment for increment in self.increments if increment.task != task]
         renumbered = [
             replace(
@@ -174,6 +179,11 @@ class Knowledge:
             (B, candidates), and of an open question one more column at the end: none of them. Rows sum to 1.
         """
         p = self._among_candidates(asked, features, views)
+        if not torch.compiler.is_exporting() and not bool(torch.isfinite(p).all()):
+            raise EverclipError(
+                f"what method '{self.method.name}' learned gives no probability here, its numbers overflow; "
+                "put the learner back from a copy or learn anew."
+            )
         if not asked.open:
             return p
         known = self.familiarity.probability(F.normalize(features, dim=-1)).to(p.dtype)[:, None]
@@ -264,6 +274,18 @@ class Knowledge:
                 truth = asked.classes.columns[increment.info.index][torch.from_numpy(increment.held_out.labels)]
                 right[increment.task] += (answer == truth).tolist()
         return {task: 100 * sum(hits) / len(hits) if hits else None for task, hits in right.items()}
+
+
+@contextlib.contextmanager
+def _solvable() -> Iterator[None]:
+    """What was learned before may come from a file, and numbers of a file may have no solution."""
+    try:
+        yield
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # public, but not in its __all__
+        raise EverclipError(
+            "what was learned before determines no solution, so it is not what was learned; put the learner back from "
+            "a copy or learn anew."
+        ) from error
 
 
 def _known(increments: Sequence[Increment]) -> Known:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from everclip.errors import EverclipError
 from everclip.functional.analytic import ROUNDING, Statistics, scatter_around, shrunk, squared_distances
 
 USUAL = 0.95
@@ -89,7 +90,13 @@ def _fit(parts: Sequence[Statistics]) -> tuple[Tensor, Tensor]:
     scatter = scatter_around(means, counts, gram)
     if float(scatter.trace()) <= ROUNDING * float(gram.trace()):  # a single image of every class: no spread to measure
         scatter = torch.eye(len(gram), dtype=gram.dtype) * gram.trace()
-    root = torch.linalg.cholesky(torch.linalg.inv(shrunk(scatter, int(counts.sum()))))
+    try:
+        root = torch.linalg.cholesky(torch.linalg.inv(shrunk(scatter, int(counts.sum()))))
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # public, but not in its __all__
+        raise EverclipError(
+            "what is known of the learned images determines no covariance, so it is not what was learned; put the "
+            "learner back from a copy or learn anew."
+        ) from error
     return means @ root, root
 
 

@@ -8,7 +8,7 @@ from everclip.methods.class_means import LDA, NCM
 from everclip.methods.distilled import LwF, LwFVR
 from everclip.methods.full_model import Finetune, Joint, Separate
 from everclip.methods.icarl import ICaRL
-from everclip.methods.method import ORIGINAL, Batch, Loss, Method, MethodConfig, Reference, Sources
+from everclip.methods.method import ORIGINAL, Batch, Loss, Method, MethodConfig, Reference, Sources, load_checked
 from everclip.methods.moe_adapters import MoEAdapters
 from everclip.methods.prompt_tuning import PromptTuning
 from everclip.methods.ridge import RAIL, DualRAIL, RanPAC
@@ -16,7 +16,18 @@ from everclip.methods.zero_shot import ZeroShot
 from everclip.methods.zscl import ZSCL
 from everclip.registry import Registry, subclasses_of
 
-__all__ = ["METHODS", "ORIGINAL", "Batch", "Loss", "Method", "MethodConfig", "Reference", "Sources", "method_class"]
+__all__ = [
+    "METHODS",
+    "ORIGINAL",
+    "Batch",
+    "Loss",
+    "Method",
+    "MethodConfig",
+    "Reference",
+    "Sources",
+    "load_checked",
+    "method_class",
+]
 
 _BUILT_IN: dict[str, type[Method]] = {
     method.name: method

@@ -31,6 +31,7 @@ from everclip.functional.analytic import (
 from everclip.functional.ties import FINE_TIE
 from everclip.methods.joint import JointClassifier, joint_columns, joint_keys, joint_texts
 from everclip.methods.method import MethodConfig
+from everclip.storage.tensors import MisfitError, Wanted, require
 from everclip.streams.stream import TaskInfo
 
 Fit = tuple[dict[str, Tensor], Tensor]
@@ -48,6 +49,25 @@ class AnalyticConfig(MethodConfig):
     calibration: int = Field(
         100, ge=1, description="training embeddings kept per task; each is left out in turn to calibrate"
     )
+
+
+def sample_wanted(classes: int) -> dict[str, Wanted]:
+    """What a sample of a task's embeddings, which are unit vectors, must be as tensors of a file."""
+    return {
+        "rows": Wanted(torch.float32, ("n", "D"), low=-1.001, below=1.001),
+        "labels": Wanted(torch.int64, ("n",), low=0, below=classes),
+        "identities": Wanted(torch.int64, ("n",), optional=True),  # EverCLIP 0.1 kept none
+        "counts": Wanted(torch.int64, (classes,), low=0, below=2.0**53),
+    }
+
+
+def statistics_wanted(classes: int, width: int) -> dict[str, Wanted]:
+    """What `Statistics` must be as tensors of a file, their symmetric matrix packed."""
+    return {
+        "gram": Wanted(torch.float64, (width * (width + 1) // 2,)),
+        "sums": Wanted(torch.float64, (classes, width)),
+        "counts": Wanted(torch.int64, (classes,), low=0, below=2.0**53),
+    }
 
 
 class Analytic(JointClassifier):
@@ -250,6 +270,48 @@ class Analytic(JointClassifier):
     def working_state(self) -> dict[str, Tensor]:
         """The joint solution."""
         return self.solution
+
+    def memory_wanted(self, classes: int) -> dict[str, Wanted] | None:
+        """What a task of so many classes keeps in memory, as tensors of a file must be; None where nobody says.
+
+        Sizes: n images of the sample, D of an embedding, M of what `mapped` makes of one.
+        """
+        return None
+
+    def solution_wanted(self) -> dict[str, Wanted]:
+        """The same of the solution: L classes, P classifiers in the mixture."""
+        return {
+            "weights": Wanted(torch.float64, ("M", "L")),
+            "mixture": Wanted(torch.float64, ("P",), low=0),
+        }
+
+    def check_state(self, tasks: list[TaskInfo], sealed: list[dict[str, Tensor]], working: dict[str, Tensor]) -> None:
+        """Memory of each task, and a solution for as many classes as there are.
+
+        Raises:
+            MisfitError: a tensor is missing or not what it must be.
+        """
+        super().check_state(tasks, sealed, working)
+        sizes = {"D": self.backbone.embed_dim, "P": self._parts, "M": self.width}
+        rows = 0
+        for number, (task, memory) in enumerate(zip(tasks, sealed, strict=False)):
+            wanted = self.memory_wanted(len(task.class_names))
+            if wanted is None:
+                return
+            rows += require(number, memory, wanted, sizes)["n"]
+            images = int(memory["counts"].sum())
+            if not images or not len(memory["rows"]):
+                raise MisfitError(number, "it is of no image")
+        if not sealed:
+            return
+        found = require("working", working, self.solution_wanted(), sizes | {"N": rows})
+        if not 1 <= found["L"] <= len(joint_keys(tasks)):
+            raise MisfitError("working", f"the solution is of {found['L']} classes, not {len(joint_keys(tasks))}")
+
+    @property
+    def width(self) -> int:
+        """M, of what `mapped` makes of an embedding."""
+        return self.backbone.embed_dim
 
     def load_state(self, tasks: list[TaskInfo], sealed: list[dict[str, Tensor]], working: dict[str, Tensor]) -> None:
         """Restore memory and solution."""

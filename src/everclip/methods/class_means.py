@@ -17,7 +17,8 @@ from everclip.functional.analytic import (
     shrinkage,
     shrunk,
 )
-from everclip.methods.analytic import Analytic, Fit
+from everclip.methods.analytic import Analytic, Fit, sample_wanted, statistics_wanted
+from everclip.storage.tensors import Wanted
 
 
 class NCM(Analytic):
@@ -33,6 +34,10 @@ class NCM(Analytic):
     def memorized(self, statistics: Statistics) -> dict[str, Tensor]:
         """Class sums and counts."""
         return {"sums": statistics.sums, "counts": statistics.counts}
+
+    def memory_wanted(self, classes: int) -> dict[str, Wanted]:
+        """See `memorized`."""
+        return {**sample_wanted(classes), "sums": statistics_wanted(classes, self.width)["sums"]}
 
     def fits(self, columns: list[Tensor], counts: Tensor, rows: Tensor, labels: Tensor) -> Iterator[Fit]:
         """There is nothing to choose."""
@@ -54,6 +59,14 @@ class LDA(Analytic):
     name = "lda"
     summary = "shared-covariance discriminant analysis on frozen embeddings, fused with zero-shot"
     paper = "Hayes and Kanan 2020, arXiv 1909.01520"
+
+    def memory_wanted(self, classes: int) -> dict[str, Wanted]:
+        """Sums and second moments."""
+        return {**sample_wanted(classes), **statistics_wanted(classes, self.width)}
+
+    def solution_wanted(self) -> dict[str, Wanted]:
+        """With the part that no image changes."""
+        return {**super().solution_wanted(), "bias": Wanted(torch.float64, ("L",))}
 
     def fits(self, columns: list[Tensor], counts: Tensor, rows: Tensor, labels: Tensor) -> Iterator[Fit]:
         """There is nothing to choose: the shrinkage follows from the data."""

@@ -7,6 +7,7 @@ them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -18,6 +19,7 @@ from everclip.backbone.features import FrozenFeatures
 from everclip.backbone.prompts import class_tokens, encode_classes
 from everclip.layers.context import encode_alike
 from everclip.methods.method import ORIGINAL, Batch, Loss, Method, PromptedConfig, as_cpu, classification_loss
+from everclip.storage.tensors import Wanted, like, require
 from everclip.streams.stream import TaskInfo
 
 NEVER_TRAINED = ("model.logit_scale", "model.logit_bias")
@@ -80,6 +82,26 @@ class FullModel(Method):
     def working_state(self) -> dict[str, Tensor]:
         """The student's weights."""
         return self.student.state_dict()
+
+    def check_state(self, tasks: list[TaskInfo], sealed: list[dict[str, Tensor]], working: dict[str, Tensor]) -> None:
+        """Weights as those of the model, and what a subclass keeps beside it, as far as it says.
+
+        Which of them there must be is the business of `load_state`: a subclass may keep those alone that it trains.
+
+        Raises:
+            MisfitError: a tensor is missing or not what it must be.
+        """
+        super().check_state(tasks, sealed, working)
+        model = like(self.student.state_dict())
+        parts: list[tuple[int | str, dict[str, Tensor]]] = [*enumerate(sealed), ("working", working)]
+        for part, tensors in parts:
+            wanted = model | (self.beside(tensors) if part == "working" else {})
+            known = {name: tensor for name, tensor in tensors.items() if name in wanted}
+            require(part, known, {name: wanted[name] for name in known})
+
+    def beside(self, working: Mapping[str, Tensor]) -> dict[str, Wanted]:
+        """What tensors of the working state must be that are not the student's: here there are none."""
+        return {}
 
     def load_state(self, tasks: list[TaskInfo], sealed: list[dict[str, Tensor]], working: dict[str, Tensor]) -> None:
         """Restore the student."""

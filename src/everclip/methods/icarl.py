@@ -7,7 +7,7 @@ stay.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from pydantic import Field
@@ -19,6 +19,7 @@ from everclip.data import ViewedImages
 from everclip.errors import InputError
 from everclip.functional.herding import herd, quota
 from everclip.methods.distilled import Distilled, DistilledConfig, Teacher, prompts_of
+from everclip.storage.tensors import Wanted
 from everclip.streams.stream import TaskInfo
 
 MEMORY = "memory."
@@ -112,6 +113,11 @@ class ICaRL(Distilled):
         """The student and the exemplars, which become fewer with every task."""
         exemplars = {f"{MEMORY}{index}": rows for index, rows in enumerate(self.memory)}
         return {**super().working_state(), **exemplars}
+
+    def beside(self, working: Mapping[str, Tensor]) -> dict[str, Wanted]:
+        """Exemplars of each finished task: rows and classes."""
+        kept = sum(name.startswith(MEMORY) for name in working)
+        return {f"{MEMORY}{index}": Wanted(torch.int64, (f"n{index}", 2), low=0) for index in range(kept)}
 
     def load_state(self, tasks: list[TaskInfo], sealed: list[dict[str, Tensor]], working: dict[str, Tensor]) -> None:
         """Restore the student and the exemplars."""

@@ -30,6 +30,7 @@ from everclip.backbone.prompts import class_tokens
 from everclip.data import LabeledEmbeddings, ViewedImages
 from everclip.errors import InputError
 from everclip.methods.descent import Descent
+from everclip.storage.tensors import misfits, require_finite
 from everclip.streams.stream import TaskInfo
 from everclip.system.processes import by_main
 
@@ -51,7 +52,7 @@ _REQUIRED: dict[Requirement, str] = {
 class MethodConfig(BaseModel):
     """Settings of a method beyond the training recipe; subclasses add fields with a description each."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class PromptedConfig(MethodConfig):
@@ -379,6 +380,22 @@ class Method(nn.Module):
         """Tensors that later steps or tasks may still change."""
         return {}
 
+    def check_state(self, tasks: list[TaskInfo], sealed: list[dict[str, Tensor]], working: dict[str, Tensor]) -> None:
+        """Refuse tensors from a file that `load_state` can't use; called before it, for a file may come from anybody.
+
+        Here: numbers that are not finite. A method that says which tensors it wants (`storage.tensors.require`) is
+        safe from files that only look like its own.
+
+        Args:
+            tasks, sealed, working: as for `load_state`.
+
+        Raises:
+            MisfitError: a tensor is missing or not what it must be.
+        """
+        for number, part in enumerate(sealed):
+            require_finite(number, part)
+        require_finite("working", working)
+
     def load_state(self, tasks: list[TaskInfo], sealed: list[dict[str, Tensor]], working: dict[str, Tensor]) -> None:
         """Restore the method as it was when its state was taken, in the middle of a task too.
 
@@ -403,6 +420,19 @@ class Method(nn.Module):
     def trained_in_total(self, per_task: list[int]) -> int:
         """How many distinct parameters were ever trained, given what each task trained: one shared set by default."""
         return max(per_task, default=0)
+
+
+def load_checked(
+    method: Method, tasks: list[TaskInfo], sealed: list[dict[str, Tensor]], working: dict[str, Tensor]
+) -> None:
+    """`check_state`, then `load_state`: the way in for what was read from files.
+
+    Raises:
+        MisfitError: the tensors are not what the method needs.
+    """
+    method.check_state(tasks, sealed, working)
+    with misfits("working"):
+        method.load_state(tasks, sealed, working)
 
 
 def classification_loss(images: Tensor, texts: Tensor, labels: Tensor, scale: Tensor, smoothing: float) -> Tensor:

@@ -20,8 +20,13 @@ from everclip.backbone.prompts import class_tokens, encode_classes
 from everclip.errors import InputError
 from everclip.layers.moe import ModulesOf, MoEBranch, Routes
 from everclip.methods.method import ORIGINAL, Batch, Loss, Method, Promise, PromptedConfig, classification_loss
+from everclip.storage.reading import shown
+from everclip.storage.tensors import MisfitError, Wanted, require
 from everclip.streams.stream import TaskInfo
 from everclip.system.processes import is_main, summed, world
+
+MOST_ROWS = 65_536
+"""Of all experts that are made at once in one block, 46 times the paper's: more is a slip, or somebody's malice."""
 
 
 class MoEAdaptersConfig(PromptedConfig):
@@ -79,6 +84,12 @@ class MoEAdapters(Method):
         super().__init__(backbone, config, features)
         if config.shared_router and (config.freeze or config.strict):
             raise InputError("shared_router=true needs freeze=0 and strict=false: one router cannot seal a task.")
+        fixed = config.new_experts if config.experts == "grow" else config.experts
+        if fixed * config.bottleneck > MOST_ROWS:
+            raise InputError(
+                f"{fixed} experts of bottleneck={config.bottleneck} make {fixed * config.bottleneck:,} rows per block, "
+                f"more than {MOST_ROWS:,}; lower one of them."
+            )
         if config.strict and not config.freeze:
             raise InputError("strict=true with freeze=0 leaves a task without experts; set freeze=2.")
         self.routed = not config.shared_router
@@ -362,6 +373,27 @@ class MoEAdapters(Method):
         else:
             return None
         return task if 0 <= task < self._finished else None
+
+    def check_state(self, tasks: list[TaskInfo], sealed: list[dict[str, Tensor]], working: dict[str, Tensor]) -> None:
+        """As many experts in each block as `frozen_by` is long, and a router per task.
+
+        Raises:
+            MisfitError: a tensor is missing or not what it must be.
+        """
+        state = {name: tensor for part in (working, *sealed) for name, tensor in part.items()}
+        if len(state) < sum(map(len, (working, *sealed))):
+            raise MisfitError("working", "a tensor is in two files")
+        routers = min(1, len(tasks)) if self.config.shared_router else len(tasks)
+        wanted: dict[str, Wanted] = {}
+        for tower in self.towers:
+            for block, branch in enumerate(self._branches_of(tower)):
+                start = f"towers.{tower}.{block}."
+                own = {name.removeprefix(start): t for name, t in state.items() if name.startswith(start)}
+                wanted |= {start + name: each for name, each in branch.wanted(own, routers, len(tasks)).items()}
+        require("working", state, wanted)
+        for name, tensor in state.items():
+            if name.endswith(".allowed") and not bool(tensor.any()):
+                raise MisfitError("working", f"{shown(name)} allows no expert at all")
 
     def load_state(self, tasks: list[TaskInfo], sealed: list[dict[str, Tensor]], working: dict[str, Tensor]) -> None:
         """Restore experts and routers, as many as there are tensors of."""

@@ -22,6 +22,8 @@ from everclip.functional.analytic import (
     shrunk,
 )
 from everclip.functional.herding import herd, quota
+from everclip.methods.analytic import statistics_wanted
+from everclip.storage.tensors import Wanted
 
 READ = 4096
 """Embeddings that are read at a time."""
@@ -74,6 +76,14 @@ class Replay:
         """What later tasks change."""
         return {}
 
+    def sealed_wanted(self, classes: int, width: int) -> dict[str, Wanted]:
+        """What `sealed` of a task of so many classes must be, as tensors of a file; D is `width`."""
+        return {}
+
+    def working_wanted(self, shape: Sequence[int], classes: int) -> dict[str, Wanted]:
+        """The same of `working`, of so many classes of all tasks; `shape` is that of one stored feature."""
+        return {}
+
     def load(self, sealed: list[dict[str, Tensor]], working: dict[str, Tensor]) -> None:
         """Restore from `sealed` of each finished task and `working`."""
 
@@ -119,6 +129,10 @@ class GaussianReplay(Replay):
     def sealed(self, index: int) -> dict[str, Tensor]:
         """The statistics of task `index`."""
         return self.tasks[index]
+
+    def sealed_wanted(self, classes: int, width: int) -> dict[str, Wanted]:
+        """Class sums, counts and second moments."""
+        return statistics_wanted(classes, width)
 
     def load(self, sealed: list[dict[str, Tensor]], working: dict[str, Tensor]) -> None:
         """Restore the statistics."""
@@ -190,6 +204,13 @@ class ExemplarReplay(Replay):
     def working(self) -> dict[str, Tensor]:
         """The exemplars and their classes."""
         return {"features": self.features, "columns": self.columns} if len(self.columns) else {}
+
+    def working_wanted(self, shape: Sequence[int], classes: int) -> dict[str, Wanted]:
+        """The exemplars and their classes, where there are any."""
+        return {
+            "features": Wanted(torch.float32, ("n", *shape), optional=True),
+            "columns": Wanted(torch.int64, ("n",), low=0, below=classes, optional=True),
+        }
 
     def load(self, sealed: list[dict[str, Tensor]], working: dict[str, Tensor]) -> None:
         """Restore the exemplars."""

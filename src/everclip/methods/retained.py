@@ -20,6 +20,7 @@ from everclip.functional.retention import fuse, retain
 from everclip.methods.joint import JointClassifier, joint_columns, joint_keys, joint_texts
 from everclip.methods.method import ORIGINAL, Batch, Loss, MethodConfig, as_cpu
 from everclip.methods.replay import ExemplarReplay, GaussianReplay, Replay
+from everclip.storage.tensors import like, require
 from everclip.streams.stream import TaskInfo
 
 
@@ -146,6 +147,26 @@ class Retained(JointClassifier):
         """The module, its values before the task in training, and what the replay changes with every task."""
         parts = {"adapter": self.adapter.state_dict(), "before": self.before, "replay": self.replay.working()}
         return as_cpu({f"{part}.{name}": value for part, own in parts.items() for name, value in own.items()})
+
+    def check_state(self, tasks: list[TaskInfo], sealed: list[dict[str, Tensor]], working: dict[str, Tensor]) -> None:
+        """The module, perhaps as it was before the task in training, and what the replay keeps.
+
+        Raises:
+            MisfitError: a tensor is missing or not what it must be.
+        """
+        super().check_state(tasks, sealed, working)
+        width, classes = self.backbone.embed_dim, len(joint_keys(tasks))
+        for number, (task, part) in enumerate(zip(tasks, sealed, strict=False)):
+            require(number, part, self.replay.sealed_wanted(len(task.class_names), width))
+        if not working:
+            return
+        wanted = {f"adapter.{name}": each for name, each in like(self.adapter.state_dict()).items()}
+        if any(name.startswith("before.") for name in working):
+            module = dict(self.adapter.named_parameters())
+            wanted |= {f"before.{name}": each for name, each in like(module).items()}
+        shape = next((tensor.shape[1:] for name, tensor in working.items() if name == "replay.features"), ())
+        wanted |= {f"replay.{name}": each for name, each in self.replay.working_wanted(shape, classes).items()}
+        require("working", working, wanted)
 
     def load_state(self, tasks: list[TaskInfo], sealed: list[dict[str, Tensor]], working: dict[str, Tensor]) -> None:
         """Restore module and replay."""

@@ -14,12 +14,15 @@ from torch import Tensor
 from everclip.data.identities import hashed_rows
 from everclip.errors import InputError
 from everclip.functional.analytic import Factor, gated, leave_one_out, random_projection, rbf_kernel, sample_rows
-from everclip.methods.analytic import Analytic, AnalyticConfig, Fit
+from everclip.methods.analytic import Analytic, AnalyticConfig, Fit, sample_wanted, statistics_wanted
+from everclip.storage.tensors import Wanted
 from everclip.streams.stream import TaskInfo
 
 DUAL_LIMIT = 30_000
 """Images the kernel form can hold: its matrix of 8·N² bytes takes 7.2 GB there."""
 
+
+RIDGE_WANTED = Wanted(torch.float64, (), low=0)
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -56,7 +59,7 @@ class Ridge(Analytic):
 class RandomFeaturesConfig(RidgeConfig):
     """Settings of ridge regression on random features."""
 
-    random_features: int = Field(2048, ge=1, description="M, the width of φ(e) = ReLU(e · W_rand)")
+    random_features: int = Field(2048, ge=1, le=100_000, description="M, the width of φ(e) = ReLU(e · W_rand)")
     projection_seed: int = Field(0, ge=0, lt=2**63, description="seed of W_rand, the same for all tasks")
 
 
@@ -75,6 +78,19 @@ class RandomFeatures(Ridge):
     @cached_property
     def _projection(self) -> Tensor:
         return random_projection(self.backbone.embed_dim, self.config.random_features, self.config.projection_seed)
+
+    @property
+    def width(self) -> int:
+        """M."""
+        return self.config.random_features
+
+    def memory_wanted(self, classes: int) -> dict[str, Wanted]:
+        """G_t, Q_t and the sample."""
+        return {**sample_wanted(classes), **statistics_wanted(classes, self.width)}
+
+    def solution_wanted(self) -> dict[str, Wanted]:
+        """With the λ that was found."""
+        return {**super().solution_wanted(), "ridge": RIDGE_WANTED}
 
     def mapped(self, x: Tensor) -> Tensor:
         """φ(x): (B, D) → (B, M)."""
@@ -188,6 +204,14 @@ class DualRAIL(PublishedFusion, Ridge):
         counts = torch.bincount(labels, minlength=len(self.tasks[-1].class_names))
         memory |= self._with({"rows": x, "labels": labels, "identities": identities})
         memory["counts"] = memory["counts"] + counts if "counts" in memory else counts
+
+    def memory_wanted(self, classes: int) -> dict[str, Wanted]:
+        """All embeddings."""
+        return sample_wanted(classes)
+
+    def solution_wanted(self) -> dict[str, Wanted]:
+        """A row per image that was learned from, and the λ that was found."""
+        return {**super().solution_wanted(), "weights": Wanted(torch.float64, ("N", "L")), "ridge": RIDGE_WANTED}
 
     def calibration(self, task: dict[str, Tensor]) -> Tensor:
         """A sample of the task's images."""

@@ -5,6 +5,7 @@ Zheng et al., ICCV 2023, arXiv 2303.06628; the formulas are in docs/methods/zscl
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -18,6 +19,7 @@ from everclip.methods.anchored import WeightConsolidation, WeightConsolidationCo
 from everclip.methods.distilled import Distilled, DistilledConfig, Teacher
 from everclip.methods.full_model import FullModel
 from everclip.methods.method import Requirement
+from everclip.storage.tensors import Wanted, like
 from everclip.streams.stream import TaskInfo
 
 AVERAGE = "average."
@@ -95,6 +97,13 @@ class ZSCL(Distilled, WeightConsolidation):
             return state
         ensemble = dict(zip(self.weights, self.average.tensors, strict=True), count=torch.tensor(self.average.count))
         return {**state, **{AVERAGE + name: value for name, value in ensemble.items()}}
+
+    def beside(self, working: Mapping[str, Tensor]) -> dict[str, Wanted]:
+        """The weight ensemble, where there is one: as the weights that are trained, and how many it is of."""
+        if AVERAGE + "count" not in working:
+            return {}
+        ensemble = {AVERAGE + name: each for name, each in like(self.weights).items()}
+        return {**ensemble, AVERAGE + "count": Wanted(torch.int64, (), low=0)}
 
     def load_state(self, tasks: list[TaskInfo], sealed: list[dict[str, Tensor]], working: dict[str, Tensor]) -> None:
         """Restore the student and the weight ensemble."""

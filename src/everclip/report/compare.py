@@ -173,7 +173,7 @@ def _label(run: _Run, firsts: Sequence[_Run]) -> str:
     alike = [other for other in firsts if other.results["method"] == method]
     parts = [f"{name}={text(run.settings.get(name))}" for name in _differing([other.settings for other in alike])]
     if len({other.results["upper_bound"] for other in alike}) > 1:
-        parts.insert(0, run.results["protocol"]["selector"])
+        parts.insert(0, text(run.results["protocol"].get("selector")))
     return f"{method} ({', '.join(parts)})" if parts else method
 
 

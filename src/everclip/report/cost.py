@@ -62,7 +62,12 @@ def _seconds(path: Path) -> list[float]:
                 broken |= begun
             case {"event": "step", "stage": int(stage)}:
                 begun.add(stage)
-            case {"event": "learned", "stage": stage, "tasks": [_, *_] as tasks, "seconds": int(took) | float(took)}:
+            case {
+                "event": "learned",
+                "stage": int(stage),
+                "tasks": [_, *_] as tasks,
+                "seconds": int(took) | float(took),
+            }:
                 if stage not in broken:
                     seconds += [took / len(tasks)] * len(tasks)
     return seconds

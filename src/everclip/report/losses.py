@@ -27,6 +27,12 @@ class Losses:
     parts: Mapping[str, tuple[float | None, ...]]
 
 
+def _has_parts(event: Mapping[str, Any]) -> bool:
+    """Whether the parts of a step's loss, if it has any, are numbers by name, or None."""
+    parts = event.get("parts", {})
+    return isinstance(parts, dict) and all(part is None or isinstance(part, int | float) for part in parts.values())
+
+
 def read_losses(path: Path, stages: Sequence[Sequence[str]]) -> list[Losses]:
     """The losses of every stage that was trained by gradient.
 
@@ -43,7 +49,8 @@ def read_losses(path: Path, stages: Sequence[Sequence[str]]) -> list[Losses]:
     for event in read_events(path / EVENTS):
         match event:
             case {"event": "step", "stage": int(stage), "step": int(step), "loss": int() | float() | None}:
-                found.setdefault(stage, {})[step] = event
+                if _has_parts(event):
+                    found.setdefault(stage, {})[step] = event
     losses = []
     for stage, tasks in enumerate(stages):
         steps = sorted(found.get(stage, {}))

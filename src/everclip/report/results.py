@@ -12,6 +12,8 @@ import numpy as np
 
 from everclip.errors import InputError
 from everclip.functional import metrics
+from everclip.report.schema import Results
+from everclip.storage.reading import JSON_LIMIT, Malformed, fitting, json_of, read_bytes, shown
 from everclip.storage.run import RunDirectory
 from everclip.storage.state import RESULTS
 
@@ -116,9 +118,9 @@ def load_run(path: str | Path) -> dict[str, Any]:
     directory = RunDirectory(path)
     file = directory.path / RESULTS
     try:
-        content = file.read_bytes()
+        content = read_bytes(file, JSON_LIMIT)
         directory.require_as_written(RESULTS, content)
-        results: dict[str, Any] = json.loads(content.decode("utf-8"))
+        results: dict[str, Any] = json_of(content)
     except PermissionError as error:
         raise directory.unreadable(RESULTS, error) from None
     except (FileNotFoundError, NotADirectoryError):
@@ -126,17 +128,23 @@ def load_run(path: str | Path) -> dict[str, Any]:
             f"{path} has no results.json: it is not a run directory, or its run is not finished and "
             "needs `everclip run --resume`."
         ) from None
-    except ValueError as error:  # broken JSON or broken UTF-8
-        raise InputError(f"{file} is damaged ({error}); run the experiment again.") from None
+    except Malformed as error:
+        raise InputError(f"{file} is damaged (it {error}); run the experiment again.") from None
+    except OSError as error:
+        raise InputError(f"{file} can't be read ({error.strerror}); make it readable, then try again.") from error
     found = results.get("format") if isinstance(results, dict) else None
     if found != FORMAT:
         raise InputError(
-            f"{file} has format {found!r}, but this version reads format {FORMAT}: use the version of "
+            f"{file} has format {shown(found)}, but this version reads format {FORMAT}: use the version of "
             "EverCLIP that wrote it."
         )
     missing = [name for name in _REQUIRED if name not in results]
     if missing:
         raise InputError(f"{file} lacks the field {missing[0]!r}; run the experiment again.")
+    try:
+        fitting(Results, results)
+    except Malformed as error:
+        raise InputError(f"{file} is damaged (it {error}); run the experiment again.") from None
     return results
 
 

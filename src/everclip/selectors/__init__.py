@@ -7,9 +7,9 @@ from everclip.selectors.ddas import DDAS
 from everclip.selectors.gaussian import Gaussian
 from everclip.selectors.oracle import Oracle
 from everclip.selectors.prototype import Prototype
-from everclip.selectors.selector import Selector, SelectorConfig, vote
+from everclip.selectors.selector import Selector, SelectorConfig, load_checked, vote
 
-__all__ = ["SELECTORS", "Selector", "SelectorConfig", "selector_class", "vote"]
+__all__ = ["SELECTORS", "Selector", "SelectorConfig", "load_checked", "selector_class", "vote"]
 
 _BUILT_IN: dict[str, type[Selector]] = {selector.name: selector for selector in (DDAS, Gaussian, Oracle, Prototype)}
 

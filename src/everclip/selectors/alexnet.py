@@ -17,6 +17,7 @@ from everclip.backbone import Backbone
 from everclip.backbone.features import embed_images, embedded_again
 from everclip.data import LabeledEmbeddings, ViewedImages, cache_key, embedding_cache
 from everclip.errors import InputError
+from everclip.storage.reading import size_of
 from everclip.system.paths import expanded
 from everclip.system.processes import main_first
 
@@ -94,6 +95,7 @@ class AlexNet:
 
 def _read(path: Path) -> dict[str, Tensor]:
     try:
+        size_of(path)  # a pipe or a device might be read for ever
         tensors = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except _UNREADABLE as error:
         reason = " ".join(str(error).split())[:120] or type(error).__name__

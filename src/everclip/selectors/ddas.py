@@ -21,6 +21,7 @@ from everclip.data import LabeledEmbeddings, ViewedImages
 from everclip.functional.ties import first_largest
 from everclip.selectors.alexnet import AlexNet
 from everclip.selectors.scored import ScoredConfig, ScoredSelector
+from everclip.storage.tensors import Wanted
 from everclip.streams.stream import TaskInfo
 
 
@@ -123,6 +124,7 @@ class DDAS(ScoredSelector):
         self.calibrated = config.ddas_rule == "calibrated"
         self._alexnet = AlexNet(config.alexnet) if config.features == "alexnet" else None
         self._autoencoders: list[Autoencoder] = []
+        self.kept = torch.float16 if self._alexnet else torch.float32
 
     @property
     def feature_digest(self) -> str:
@@ -140,6 +142,23 @@ class DDAS(ScoredSelector):
     def describe_reference(self, features: Tensor) -> dict[str, Tensor]:
         """The same; all tasks will be standardized as the reference is."""
         return self._trained(features, self.config.reference_iterations, seed=0)
+
+    def column_wanted(self) -> dict[str, Wanted]:
+        """See `describe`."""
+        layers = {
+            "encoder.weight": ("code", "D"),
+            "encoder.bias": ("code",),
+            "decoder.weight": ("D", "code"),
+            "decoder.bias": ("D",),
+        }
+        wanted = {name: Wanted(torch.float32, shape) for name, shape in layers.items()}
+        if self._alexnet:
+            return wanted
+        return {
+            **wanted,
+            "center": Wanted(torch.float32, ("D",)),
+            "spread": Wanted(torch.float32, ("D",), low=1e-7),  # the least is 1e-6, as float32 has it
+        }
 
     def _trained(self, features: Tensor, iterations: int, seed: int) -> dict[str, Tensor]:
         config = self.config

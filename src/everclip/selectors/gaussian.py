@@ -17,6 +17,7 @@ from torch import Tensor
 from everclip.errors import InputError
 from everclip.functional.analytic import shrunk, squared_distances
 from everclip.selectors.scored import ScoredConfig, ScoredSelector
+from everclip.storage.tensors import Wanted
 from everclip.streams.stream import TaskInfo
 
 IMAGES_PER_CLUSTER = 20
@@ -58,6 +59,14 @@ class Gaussian(ScoredSelector):
         centers, nearest = clustered(x, clusters, seed)
         residual = x - centers[nearest]
         return {"centers": centers, "scatter": residual.T @ residual, "count": torch.tensor(len(x))}
+
+    def column_wanted(self) -> dict[str, Wanted]:
+        """See `describe`; the features are unit vectors."""
+        return {
+            "centers": Wanted(torch.float64, ("K", "D"), low=-1.001, below=1.001),
+            "scatter": Wanted(torch.float64, ("D", "D")),
+            "count": Wanted(torch.int64, (), low=1, below=2.0**53),
+        }
 
     def prepare(self) -> None:
         """The whitening transform of each column, and its centers under it.

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from everclip.selectors.selector import Selector
+from everclip.storage.tensors import require
+from everclip.streams.stream import TaskInfo
 
 
 class Oracle(Selector):
@@ -15,6 +17,10 @@ class Oracle(Selector):
     summary = "is told the task; the original CLIP answers for tasks not learned yet"
     reads_features = False
     upper_bound = True
+
+    def check_state(self, tasks: list[TaskInfo], tensors: dict[str, Tensor], width: int | None) -> None:
+        """Nothing is kept."""
+        require("selector", tensors, {})
 
     def probabilities(self, features: Tensor | None, count: int, truth: int | None) -> Tensor:
         """One-hot (count, T + 1) on the true task, or on zero-shot where it is not learned or not known."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from everclip.selectors.gaussian import clustered
 from everclip.selectors.scored import ScoredConfig, ScoredSelector
+from everclip.storage.tensors import Wanted
 from everclip.streams.stream import TaskInfo
 
 
@@ -38,6 +39,10 @@ class Prototype(ScoredSelector):
         """Normalized k-means centers (K, D), for the images have no classes."""
         centers, _ = clustered(F.normalize(features.double(), dim=-1), self.config.reference_clusters, seed=0)
         return {"means": F.normalize(centers, dim=-1)}
+
+    def column_wanted(self) -> dict[str, Wanted]:
+        """See `describe`."""
+        return {"means": Wanted(torch.float64, ("K", "D"), low=-1.001, below=1.001)}
 
     def scores(self, features: Tensor) -> Tensor:
         """Largest cosine per column (B, C)."""

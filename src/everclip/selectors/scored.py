@@ -15,6 +15,8 @@ from torch import Tensor
 
 from everclip.functional.ties import FINE_TIE, first_largest
 from everclip.selectors.selector import Selector, SelectorConfig
+from everclip.storage.reading import shown
+from everclip.storage.tensors import MisfitError, Wanted, require
 from everclip.streams.stream import TaskInfo
 
 POWERS = torch.logspace(-3, 3, 61, dtype=torch.float64)
@@ -46,6 +48,8 @@ class ScoredSelector(Selector):
 
     Config = ScoredConfig
     config: ScoredConfig
+    kept: torch.dtype = torch.float32
+    """Type of the held-out features."""
     calibrated: bool = True
     """False: `probabilities` is the subclass's own and uses no held-out images, so none are kept."""
 
@@ -163,6 +167,41 @@ class ScoredSelector(Selector):
         parts = {str(index): task for index, task in enumerate(self.learned)}
         parts |= {"reference": self.reference} if self.reference is not None else {}
         return {f"{part}.{name}": value for part, tensors in parts.items() for name, value in tensors.items()}
+
+    def column_wanted(self) -> dict[str, Wanted] | None:
+        """What `describe` keeps, as tensors of a file must be, without `held_out`; None where nobody says.
+
+        Sizes: D of a feature, and names of the selector's own.
+        """
+        return None
+
+    def check_state(self, tasks: list[TaskInfo], tensors: dict[str, Tensor], width: int | None) -> None:
+        """A description of each task, perhaps one of the reference, and nothing else; all of one width.
+
+        Raises:
+            MisfitError: a tensor is missing or not what it must be.
+        """
+        super().check_state(tasks, tensors, width)
+        wanted = self.column_wanted()
+        if wanted is None:
+            return
+        if self.calibrated:
+            wanted = {**wanted, "held_out": Wanted(self.kept, ("held", "D"))}
+        columns = [*map(str, range(len(tasks))), "reference"]
+        found: dict[str, dict[str, Tensor]] = {column: {} for column in columns}
+        for name, tensor in tensors.items():
+            column, _, own = name.partition(".")
+            if column not in found:
+                raise MisfitError("selector", f"there is no place for tensor {shown(name)}")
+            found[column][own] = tensor
+        sizes = {} if width is None else {"D": width}
+        for column in columns:
+            if column == "reference" and not found[column]:
+                continue
+            here = require("selector", found[column], wanted, sizes)
+            if not all(here.values()):
+                raise MisfitError("selector", f"what it keeps of {shown(column)} is empty")
+            sizes = {"D": here["D"]}
 
     def load_state(self, tasks: list[TaskInfo], tensors: dict[str, Tensor]) -> None:
         """Restore the tasks and the reference, and calibrate."""

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from everclip.backbone.features import FrozenFeatures
 from everclip.data import LabeledEmbeddings, ViewedImages
 from everclip.functional.ties import first_largest
+from everclip.storage.tensors import misfits, require_finite
 from everclip.streams.stream import TaskInfo
 
 
 class SelectorConfig(BaseModel):
     """Settings of a selector; subclasses add fields with a description each."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Selector(nn.Module):
@@ -97,10 +98,38 @@ class Selector(nn.Module):
         """What was fitted, as tensors."""
         return self.state_dict()
 
+    def check_state(self, tasks: list[TaskInfo], tensors: dict[str, Tensor], width: int | None) -> None:
+        """Refuse tensors from a file that `load_state` can't use; called before it, for a file may come from anybody.
+
+        Here: numbers that are not finite. A selector that says which tensors it wants (`storage.tensors.require`) is
+        safe from files that only look like its own.
+
+        Args:
+            tasks, tensors: as for `load_state`.
+            width: D of the features that `read` gives, where it is known.
+
+        Raises:
+            MisfitError: a tensor is missing or not what it must be.
+        """
+        require_finite("selector", tensors)
+
     def load_state(self, tasks: list[TaskInfo], tensors: dict[str, Tensor]) -> None:
         """Restore what `state` returned."""
         self.tasks = list(tasks)
         self.load_state_dict(tensors)
+
+
+def load_checked(
+    selector: Selector, tasks: list[TaskInfo], tensors: dict[str, Tensor], width: int | None = None
+) -> None:
+    """`check_state`, then `load_state`: the way in for what was read from files.
+
+    Raises:
+        MisfitError: the tensors are not what the selector needs.
+    """
+    selector.check_state(tasks, tensors, width)
+    with misfits("selector"):
+        selector.load_state(tasks, tensors)
 
 
 def vote(probabilities: Tensor, batch: int) -> Tensor:

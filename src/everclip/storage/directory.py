@@ -14,18 +14,26 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, NamedTuple
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from everclip.errors import EverclipError, InputError
 from everclip.storage.files import write_atomic
 from everclip.storage.lock import FILES, Lock, TakenError
+from everclip.storage.reading import Malformed, Schema, fitting, read_json
+from everclip.storage.tensors import read_tensors
 from everclip.system.paths import expanded
 from everclip.system.processes import is_main
 
 _READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 _FULL = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
+
+
+class _Sealed(Schema):
+    """A state with its SHA-256."""
+
+    sha256: str
+    state: dict[str, Any]
 
 
 class ReadOnlyError(InputError):
@@ -189,16 +197,14 @@ class Directory:
             EverclipError: it is damaged or missing, or may not be read.
         """
         try:
-            stored = json.loads((self.path / self.state).read_bytes())
-            body: dict[str, Any] = stored["state"]
-            digest = stored["sha256"]
+            sealed = fitting(_Sealed, read_json(self.path / self.state))
         except PermissionError as error:
             raise self.unreadable(self.state, error) from error
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise self.damaged(self.state) from error
-        if digest != body_digest(body):
+        except (OSError, Malformed) as error:
+            raise self.damaged(self.state, error) from error
+        if sealed.sha256 != body_digest(sealed.state):
             raise self.damaged(self.state)
-        return body
+        return sealed.state
 
     def read_tensors(self, name: str) -> dict[str, Tensor]:
         """Load a file of tensors.
@@ -207,9 +213,9 @@ class Directory:
             EverclipError: not a safetensors file.
         """
         try:
-            return load_file(self.path / name)
-        except (OSError, SafetensorError) as error:
-            raise self.damaged(name) from error
+            return read_tensors(self.path / name)
+        except (OSError, Malformed) as error:
+            raise self.damaged(name, error) from error
 
     # -- what goes wrong -------------------------------------------------------------------------------------------
 
@@ -239,10 +245,17 @@ class Directory:
         """The system lets nobody read a file."""
         return EverclipError(f"{self.path / name} can't be read ({error.strerror}); make it readable, then try again.")
 
-    def damaged(self, name: str) -> EverclipError:
+    def damaged(self, name: str, reason: Exception | None = None) -> EverclipError:
         """A file is not what was written."""
+        why = f"it {reason}" if isinstance(reason, Malformed) else "it differs from what was written"
+        if isinstance(reason, IsADirectoryError):
+            why = "it is a directory"
+        return EverclipError(f"{self.path / name} is damaged ({why}); put it back from a copy or {self.anew}.")
+
+    def unfit(self, name: str, what: str, reason: str) -> EverclipError:
+        """A file of tensors is whole, but not what it is read for."""
         return EverclipError(
-            f"{self.path / name} is damaged (it differs from what was written); put it back from a copy or {self.anew}."
+            f"{self.path / name} does not hold what {what} needs ({reason}); put it back from a copy or {self.anew}."
         )
 
     def missing(self, name: str) -> EverclipError:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from everclip.errors import EverclipError
+from everclip.storage.reading import Malformed, json_of, size_of
 
 EVENTS = "events.jsonl"
 _SEALED = re.compile(rb'(\{.*), "sha256": "([0-9a-f]{16})"\}')
@@ -51,8 +52,9 @@ def read_events(path: Path) -> list[dict[str, Any]]:
         EverclipError: a line is damaged.
     """
     try:
+        size_of(path)
         *lines, last = path.read_bytes().split(b"\n")
-    except OSError:
+    except (OSError, Malformed):
         return []
     events: list[dict[str, Any]] = []
     sealed = False
@@ -65,8 +67,8 @@ def read_events(path: Path) -> list[dict[str, Any]]:
                 "remove it: then only the run's times and the course of its losses are unknown."
             )
         try:
-            event = json.loads(line)
-        except ValueError:  # cut off by a kill
+            event = json_of(line)
+        except Malformed:  # cut off by a kill, or of no EverCLIP
             continue
         if isinstance(event, dict) and "event" in event:
             events.append(event)

@@ -15,6 +15,8 @@ import os
 import platform
 from pathlib import Path
 
+from everclip.storage.reading import Malformed, json_of, read_bytes, shown
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -28,6 +30,8 @@ LOCK = "lock"
 """The file that the kernel locks; it says who did so last."""
 OWNER = "lock.owner"
 """The file that is the lock where the kernel has none."""
+OWNER_LIMIT = 1 << 16
+"""Bytes of it."""
 FILES = frozenset({LOCK, OWNER})
 
 _TAKEN = frozenset({errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK})
@@ -155,15 +159,17 @@ def _remove_dead_owner(path: Path) -> None:
 
 def _read(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
+        return read_bytes(path, OWNER_LIMIT)
     except FileNotFoundError:
         return None
+    except Malformed:  # not what a process writes: of whom it is, nobody can know
+        return b""
 
 
 def _is_dead(owner: bytes) -> bool:
     """Whether an owner certainly runs no more. A process of another machine or container may: it can't be seen."""
     try:
-        fields = json.loads(owner)
+        fields = json_of(owner)
         process, begun, place = int(fields["process"]), fields["begun"], fields["place"]
     except (ValueError, KeyError, TypeError):  # it is being written, or its writer was killed meanwhile
         return False
@@ -173,7 +179,7 @@ def _is_dead(owner: bytes) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return True
-    except OSError:  # another user's
+    except (OSError, OverflowError):  # another user's; or no process has such a number
         pass
     now = _begun(process)
     return bool(begun and now and begun != now)  # the number is another process's by now
@@ -181,8 +187,8 @@ def _is_dead(owner: bytes) -> bool:
 
 def _said(owner: bytes) -> str:
     try:
-        fields = json.loads(owner)
-        return f"process {fields['process']} on {fields['host']}"
+        fields = json_of(owner)
+        return f"process {int(fields['process'])} on {shown(fields['host'])[1:-1]}"
     except (ValueError, KeyError, TypeError):
         return "another process"
 

@@ -34,7 +34,9 @@ from everclip.storage.directory import Checked, Directory, tensor_bytes
 from everclip.storage.events import EVENTS, append_event, read_events
 from everclip.storage.files import as_bytes, sha256
 from everclip.storage.identity import Identity
+from everclip.storage.reading import TEXT_LIMIT, Malformed, fitting, read_bytes, settings_of, yaml_of
 from everclip.storage.state import CONFIG, DERIVED, FORMAT, READS, RESULTS, STATE, State
+from everclip.storage.stated import check_learned, check_names
 from everclip.system.processes import is_main
 
 
@@ -84,15 +86,14 @@ class RunDirectory(Directory):
             EverclipError: it is not the one that the run's state names.
         """
         try:
-            content = (self.path / CONFIG).read_bytes()
+            content = read_bytes(self.path / CONFIG, TEXT_LIMIT)
             self.require_as_written(CONFIG, content)
-            config = yaml.safe_load(content.decode("utf-8"))
+            config = settings_of(yaml_of(content))
         except PermissionError as error:
             raise self.unreadable(CONFIG, error) from error
-        except (OSError, UnicodeDecodeError, yaml.YAMLError):
-            config = None
-        if not isinstance(config, dict):
-            raise InputError(f"{self.path / CONFIG} is damaged; start anew with another --out.")
+        except (OSError, Malformed) as error:
+            why = f"it {error}" if isinstance(error, Malformed) else error.strerror
+            raise InputError(f"{self.path / CONFIG} is damaged ({why}); start anew with another --out.") from error
         refuse_places(config, str(self.path / CONFIG))
         return config
 
@@ -160,12 +161,17 @@ class RunDirectory(Directory):
                 raise self.missing(STATE)
             return None
         body = self.read_state()
-        if body.pop("format") not in READS:
+        if body.pop("format", None) not in READS:
             raise EverclipError(
                 f"{path} was written by another version of EverCLIP, whose checkpoints this one (format {FORMAT}) does "
                 "not read; resume with the version that wrote it."
             )
-        return State(**body)
+        try:
+            state = fitting(State, body)
+            check_names(state)
+        except Malformed as error:
+            raise self.damaged(STATE, error) from error
+        return state
 
     def load_state(
         self, method: str, backbone: Identity, data: Identity, reference: Identity | None = None
@@ -207,6 +213,10 @@ class RunDirectory(Directory):
                 f"{path} was made with other reference images, reference texts or AlexNet weights than are given now; "
                 "restore them or choose another --out.",
             )
+        try:
+            check_learned(state)
+        except Malformed as error:
+            raise self.damaged(STATE, error) from error
         for name in state.files:
             self.require_intact(state, name)
         if not state.written:  # of an earlier version; from its next checkpoint on, the state names the configuration
@@ -268,10 +278,10 @@ class RunDirectory(Directory):
         if digest != state.written[name] and not (name == CONFIG and digest == state.replaced.get(CONFIG)):
             raise self.damaged(name)
 
-    def damaged(self, name: str) -> EverclipError:
+    def damaged(self, name: str, reason: Exception | None = None) -> EverclipError:
         """A file is not what was written; some can be had again."""
         if name not in DERIVED:
-            return super().damaged(name)
+            return super().damaged(name, reason)
         return EverclipError(
             f"{self.path / name} is damaged (it differs from what {STATE} says was written); put it back from a copy, "
             "or give the command of the run again with --resume, which writes it anew."

@@ -16,7 +16,7 @@ CANDIDATES = ("task", "seen", "all")
 class Protocol(BaseModel):
     """Everything that makes two figures comparable, printed on every result."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     candidates: Literal["task", "seen", "all"] = Field(
         "task",

@@ -22,7 +22,7 @@ from everclip.engine.batches import TrainingSet
 from everclip.engine.evaluation import TestSet
 from everclip.engine.recipe import TrainingConfig
 from everclip.engine.training import Position, Trainer
-from everclip.methods import ORIGINAL, Method, Sources
+from everclip.methods import ORIGINAL, Method, Sources, load_checked
 from everclip.streams import Protocol, Task, TaskInfo, open_stream
 from everclip.testing import tiny
 
@@ -204,9 +204,9 @@ def put_back(
         working: `working_state` within it.
     """
     if method.needs_start:
-        method.load_state(infos[: sets[0].info.index], sealed, start)
+        load_checked(method, infos[: sets[0].info.index], sealed, start)
         begin(method, sets)
-    method.load_state(infos[: sets[-1].info.index + 1], sealed, working)
+    load_checked(method, infos[: sets[-1].info.index + 1], sealed, working)
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from everclip.engine.recipe import TrainingConfig
 from everclip.engine.training import Position, Trainer
 from everclip.errors import InputError
 from everclip.experiment.config import Setup
-from everclip.methods import ORIGINAL, Batch, Method
+from everclip.methods import ORIGINAL, Batch, Method, load_checked
 from everclip.methods.method import Promise
 from everclip.selectors import SELECTORS, selector_class
 from everclip.streams import CANDIDATES, Protocol, TaskInfo
@@ -96,7 +96,7 @@ class History:
     def revived(self, at: Moment, lessons: Lessons) -> Method:
         """A fresh instance of another seed with the state of a moment."""
         fresh = self.fresh(lessons)
-        fresh.load_state(lessons.infos[: at.learned], at.sealed, at.working)
+        load_checked(fresh, lessons.infos[: at.learned], at.sealed, at.working)
         return fresh
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from everclip.functional.ties import first_largest
-from everclip.selectors import Selector, vote
+from everclip.selectors import Selector, load_checked, vote
 from everclip.streams import TaskInfo
 from everclip.testing.laws import expect, expect_close, expect_same, kept_laws, stored
 
@@ -133,7 +133,7 @@ def state_is_complete(trial: Trial) -> None:
         for tasks in (0, 2):
             selector = trial.fitted(tasks, reference=reference)
             fresh = trial.made(seed=1)
-            fresh.load_state(selector.tasks, stored(selector.state()))
+            load_checked(fresh, selector.tasks, stored(selector.state()))
             expect(fresh.tasks == selector.tasks, "the tasks are restored")
             expect_same(fresh.state(), selector.state(), "the state of a restored instance")
             for task in range(3):

@@ -11,7 +11,7 @@ from typing import cast
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from torch.utils.data import Dataset, random_split
 
 from everclip.data.folders import FolderImages
@@ -19,6 +19,7 @@ from everclip.data.published.readers import Parts
 from everclip.data.source import ImageSource
 from everclip.errors import InputError
 from everclip.storage.files import write_atomic
+from everclip.storage.reading import Malformed, read_model
 
 SPLIT_FILE = "everclip-split.json"
 SPLIT_SEED = 42
@@ -69,10 +70,10 @@ def read_split(folder: Path, images: ImageSource) -> tuple[ImageSource, ImageSou
     path = folder / SPLIT_FILE
     again = f"`everclip data prepare {folder.name} --root {folder.parent}`"
     try:
-        split = _Split.model_validate_json(path.read_bytes())
+        split = read_model(_Split, path)
     except FileNotFoundError:
         raise InputError(f"{path} is not there: run {again} to draw and keep the split of this set.") from None
-    except (OSError, ValidationError):
+    except (OSError, Malformed):
         raise InputError(f"{path} can't be read; remove it and run {again}.") from None
     if split.files != _list_sha256(folder, images):
         raise InputError(
@@ -115,13 +116,13 @@ def read_coop(path: Path, images: Path) -> Parts:
         InputError: the file is missing or damaged, or names a file outside that folder.
     """
     try:
-        split = _CoOp.model_validate_json(path.read_bytes())
+        split = read_model(_CoOp, path)
     except FileNotFoundError:
         raise InputError(
             f"splits=coop needs {path}, which is not there; put the file of that name there, as the CoOp project "
             "publishes it, or set splits=torchvision."
         ) from None
-    except (OSError, ValidationError):
+    except (OSError, Malformed):
         raise InputError(f"{path} is not a split of CoOp (train, val, test lists); get it anew.") from None
     names = {label: name for _, label, name in (*split.train, *split.test)}
     if sorted(names) != list(range(len(names))):

@@ -11,11 +11,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from everclip.errors import InputError
 from everclip.experiment.config import layered
 from everclip.registry import refuse_places
+from everclip.storage.reading import TEXT_LIMIT, Malformed, require_size, settings_of, shown, yaml_of
 from everclip.system.paths import expanded
 
 if TYPE_CHECKING:
@@ -58,19 +57,25 @@ def _packaged(name: str, problem: str) -> Traversable:
 
 def _read(name: str, source: Path | Traversable, method: str | None) -> dict[str, Any]:
     try:
-        with source.open("rb") as file:  # an open file, so that YAML's own messages name it
-            values = yaml.safe_load(file)
-    except (OSError, yaml.YAMLError) as error:
-        raise InputError(f"recipe {name} can't be read: {' '.join(str(error).split())}; correct the file.") from error
-    if not isinstance(values, dict):
-        raise InputError(f"recipe {name} holds no settings; write lines such as 'method: finetune'.")
+        if isinstance(source, Path):
+            require_size(source, TEXT_LIMIT)
+        with source.open("rb") as file:
+            values = settings_of(yaml_of(file.read()))
+    except OSError as error:
+        raise InputError(
+            f"recipe {name} can't be read ({error.strerror}); make it readable, then try again."
+        ) from error
+    except Malformed as error:
+        raise InputError(
+            f"recipe {name} can't be read, it {error}; correct the file, write lines such as 'method: finetune'."
+        ) from error
     by_method = values.pop("methods", {})
     if not isinstance(by_method, dict) or not all(isinstance(own, dict) for own in by_method.values()):
         raise InputError(f"recipe {name}: 'methods' must hold settings by method, such as 'finetune: {{lr: 1.0e-4}}'.")
     method = method or values.get("method")
     if (base := values.pop("base", None)) is not None:
         # A base is always the package's: files that build on each other could go round in circles.
-        values = layered(_read(base, _packaged(base, f"recipe {name}: its base '{base}' is not"), method), values)
-    values = layered(values, by_method.get(method or values.get("method"), {}))
+        values = layered(_read(base, _packaged(base, f"recipe {name}: its base {shown(base)} is not"), method), values)
+    values = layered(values, by_method.get(str(method or values.get("method")), {}))
     refuse_places(values, f"recipe {name}")
     return values
