@@ -31,6 +31,7 @@ def directory(path: Path, **changes: Any) -> RunDirectory:
         "learned": [LEARNED],
         **changes,
     }
+    (path / "config.yaml").write_text("method: m\n")
     (path / "checkpoints").mkdir(exist_ok=True)
     (path / "checkpoints/state.json").write_text(json.dumps({"sha256": body_digest(body), "state": body}))
     return RunDirectory(path)
