@@ -28,7 +28,7 @@ test: $(READY)
 	$(FAST)
 
 test-all: $(READY)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --dist loadfile
 	$(MAKE) docs
 
 # The site, with its examples executed: build/docs/index.html. A warning is an error.
