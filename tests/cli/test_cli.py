@@ -549,6 +549,11 @@ def remove_images(folder: Path) -> None:
         path.unlink()
 
 
+def remove_images_of(folder: Path, name: str) -> None:
+    for part in ("train", "test"):
+        remove_images(folder / part / name)
+
+
 def spoil_images(folder: Path) -> None:
     for path in folder.rglob("*.png"):
         path.write_text("words")
@@ -556,9 +561,9 @@ def spoil_images(folder: Path) -> None:
 
 SPOILED = {
     "missing": (shutil.rmtree, ["set"]),
-    "empty class": (lambda folder: remove_images(folder / "train/green"), ["train/green", "no image"]),
-    "single class": (lambda folder: shutil.rmtree(folder / "train/green"), ["set/train", "at least two"]),
-    "untrained class": (lambda folder: (folder / "test/blue").mkdir(), ["test/blue", "training part"]),
+    "empty class": (lambda folder: remove_images(folder / "train/green"), ["'green'", "the training part lacks"]),
+    "single class": (lambda folder: remove_images_of(folder, "green"), ["set", "at least two"]),
+    "untrained class": (lambda folder: shutil.copytree(folder / "test/red", folder / "test/blue"), ["'blue'", "lacks"]),
     "equal names": (lambda folder: (folder / "train/green").rename(folder / "train/Red"), ["'Red' and 'red'"]),
     "no tests": (lambda folder: remove_images(folder / "test"), ["set/test", "no image"]),
     "bad tests": (lambda folder: spoil_images(folder / "test"), ["none of the 6 images", "000.png"]),
@@ -596,7 +601,7 @@ def test_a_folder_without_permission(run: Everclip, here: Path, monkeypatch: pyt
     monkeypatch.setattr(os, "scandir", scandir)
     answer = run("--stream", "folders:set", "--method", "finetune")
     assert answer.code == 2
-    assert "set/train/green (Permission denied)" in answer.sentence
+    assert re.search(r"set/(train|test)/green \(Permission denied\)", answer.sentence)
 
 
 def test_other_errors_are_not_hidden(run: Everclip, two_folders: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -237,7 +237,7 @@ def named(name: str) -> Callable[[dict[str, Any]], None]:
         (lambda body: body["increments"][0].update(known_as=[[0, 0], [0, 0]]), "known_as"),
         (lambda body: body["increments"][0].update(known_as=[[1, 0], [1, 1]]), "label space"),
         (lambda body: body["increments"][0].update(known_as=[[10**30, 0], [0, 1]]), "known_as"),
-        (lambda body: body["increments"][0].update(class_names=["red", "Red "]), "equal up to case"),
+        (lambda body: body["increments"][0].update(class_names=["red", "red"]), "two of one name"),
         (lambda body: body["increments"][0].update(class_names=["red", ""]), "empty name"),
         (lambda body: body["increments"][0].update(class_names=["red", "\ud800"]), "not valid text"),
         (lambda body: body["increments"][0].update(templates=["no place"]), "exactly one {}"),

@@ -31,6 +31,7 @@ import numpy as np
 from everclip.data import archives, folders, given, huggingface, parquet, shards, tables
 from everclip.data.found import PARTS_TO_JUDGE, Found, Listed, Unlabeled, found
 from everclip.data.how import How as How
+from everclip.data.layout import part_named
 from everclip.data.names import DEFAULT_TEMPLATES, check_class_names
 from everclip.data.source import ImageSource, split
 from everclip.errors import InputError
@@ -217,18 +218,29 @@ def read_folder(
     """
     there = read(source, how)
     learned = there.to_learn()
-    names = learned.class_names
-    check_class_names(names, f"{there.where} ({there.said})" if there.said else there.where, least_classes)
+    names, where = learned.class_names, f"{there.where} ({there.said})" if there.said else there.where
     if there.divided and any(there.has(part) for part in PARTS_TO_JUDGE):
         judged = there.to_judge()
         place = {name: label for label, name in enumerate(names)}
         if unknown := [name for name in judged.class_names if name not in place]:
             raise InputError(
-                f"{there.where} has test images of {unknown[0]!r}, a class that the training part lacks; rename or "
-                "remove it"
+                f"{where} has test images of {unknown[0]!r}, a class that the training part lacks; rename or remove it"
             )
         labels = np.array([place[name] for name in judged.class_names], dtype=np.int64)[judged.source.labels]
         train, test = learned.source, judged.source.select(np.arange(len(labels)), labels)
     else:
+        if there.divided and _is_path(source):
+            _refuse_empty_part(source)
         train, test = (learned.source.select(part) for part in split(learned.source, test_fraction, seed))
+    check_class_names(names, where, least_classes)
     return ImageFolder(there.name, names, there.templates or DEFAULT_TEMPLATES, train, test, there.said_in_full)
+
+
+def _refuse_empty_part(source: str | Path) -> None:
+    """A folder to judge on that is there and has no image, after a broken download say, is not to be made up for."""
+    tops = folders.subfolders(source) if expanded(source).is_dir() else []
+    if empty := [top for top in tops if part_named(top.name) in PARTS_TO_JUDGE and not folders.has_image(top)]:
+        raise InputError(
+            f"{empty[0]} has no image; put the images to judge on there, or remove it to have some of the training "
+            "images held out."
+        )

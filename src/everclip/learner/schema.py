@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from everclip.data import check_class_names, check_encodable, check_templates
+from everclip.data import check_encodable, check_templates, plain_name
 from everclip.storage.reading import Malformed, Schema, fitting, shown
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -103,9 +103,11 @@ def check_about(about: dict[str, Any], where: str) -> None:
         InputError: a class or a template that cannot be.
     """
     for entry in fitting(About, about).increments:
-        for name in (entry.task, entry.name, *entry.accuracy):
+        for name in (entry.task, entry.name, *entry.accuracy, *entry.class_names):
             check_encodable(name, where)
-        check_class_names(entry.class_names, where, least=1)
+        # Not `check_class_names`: names that are one class by now were two to earlier versions.
+        if not all(map(plain_name, entry.class_names)) or len(set(entry.class_names)) < len(entry.class_names):
+            raise Malformed("has a class with an empty name, or two of one name")
         check_templates(entry.templates, where)
         for template in entry.templates:
             check_encodable(template, where)
