@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from safetensors.torch import load_file
 
 from everclip.backbone import Backbone
@@ -20,6 +21,10 @@ from .places import read_only as read_only
 THREADS = int(os.environ.get("EVERCLIP_TEST_THREADS", "1"))
 os.environ["OMP_NUM_THREADS"] = str(THREADS)
 torch.set_num_threads(THREADS)
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("everclip", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("everclip")
 
 
 class Golden:

@@ -156,8 +156,10 @@ class RunDirectory(Directory):
             EverclipError: it is damaged, of another version, or missing beside checkpoints.
         """
         path = self.path / STATE
+        # Listed before the state is looked for: a run that begins meanwhile has not lost what it is about to write.
+        others = [each for each in path.parent.glob("*") if not each.name.endswith(".tmp")]
         if not path.exists():
-            if any(not left.name.endswith(".tmp") for left in path.parent.glob("*")):
+            if others:
                 raise self.missing(STATE)
             return None
         body = self.read_state()
